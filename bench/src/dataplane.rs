@@ -1,0 +1,95 @@
+//! `nebula-dataplane` under measurement: started with one worker and driven over its ring, as the media agent does.
+
+use crate::process::{Process, free_udp_port};
+use anyhow::{Context, Result, bail};
+use nebula_ring::{Attached, Command as Order, Dataplane, Event, Mode, PayloadType, SendError, StreamConfig, StreamId};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A running dataplane that we are attached to.
+pub struct NebulaDataplane {
+    /// The daemon.
+    pub process: Process,
+    attached: Attached,
+    correlation: u64,
+    _folder: TempDir,
+}
+
+impl NebulaDataplane {
+    /// Starts one and attaches to it.
+    pub fn start(program: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("dataplane.sock");
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = Process::spawn(command).with_context(|| program.display().to_string())?;
+        let end = Instant::now() + DEADLINE;
+        let attached = loop {
+            match Dataplane::attach(&socket) {
+                Ok(attached) => break attached,
+                Err(e) if Instant::now() > end || process.ended() => bail!("the dataplane does not come up: {e}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let correlation = attached.epoch() << 32;
+        Ok(Self { process, attached, correlation, _folder: folder })
+    }
+
+    /// Sets a call up between two phones: where `a` and where `b` shall send to.
+    pub fn call(&mut self, call: usize, a: SocketAddr, b: SocketAddr) -> Result<(SocketAddr, SocketAddr)> {
+        let ids = [1, 2].map(|leg| StreamId(2 * call as u64 + leg));
+        let mut told = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 2];
+        for ((id, phone), told) in ids.into_iter().zip([a, b]).zip(&mut told) {
+            let port = free_udp_port()?;
+            *told = (Ipv4Addr::LOCALHOST, port).into();
+            self.order(&Order::CreateStream { id, config: stream(port, phone, id) })?;
+        }
+        self.order(&Order::CreateBridge { a: ids[0], b: ids[1] })?;
+        Ok((told[0], told[1]))
+    }
+
+    fn order(&mut self, order: &Order) -> Result<()> {
+        self.correlation += 1;
+        let wanted = self.correlation;
+        let worker = &mut self.attached.workers()[0];
+        let end = Instant::now() + DEADLINE;
+        while let Err(e) = worker.send(wanted, order) {
+            match e {
+                SendError::Busy if Instant::now() < end => std::thread::yield_now(),
+                e => bail!("{e}"),
+            }
+        }
+        while Instant::now() < end {
+            match worker.receive() {
+                Some(Event::Done { correlation }) if correlation == wanted => return Ok(()),
+                Some(Event::Failed { correlation, reason }) if correlation == wanted => bail!("{order:?}: {reason:?}"),
+                Some(_) => {}
+                None => std::thread::yield_now(),
+            }
+        }
+        bail!("no answer to {order:?}")
+    }
+}
+
+fn stream(port: u16, phone: SocketAddr, id: StreamId) -> StreamConfig {
+    StreamConfig {
+        local_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        rtp_port: port,
+        rtcp_port: port,
+        remote_rtp: Some(phone),
+        remote_rtcp: Some(phone),
+        nat_expected: false,
+        learning_window_ms: 1000,
+        receive: true,
+        send: true,
+        mode: Mode::Bridge,
+        rtp_timeout_ms: 0,
+        ssrc: id.0 as u32,
+        payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
+    }
+}

@@ -1,0 +1,11 @@
+//! The side-by-side runs: what Nebula and its peers cost for the same work, in the same run, on the same machine.
+//!
+//! `relay-bench` measures the relay of RTP, `call-bench` whole calls. Both print a table; `make bench` runs them.
+
+#![forbid(unsafe_code)]
+
+pub mod bare;
+pub mod dataplane;
+pub mod load;
+pub mod process;
+pub mod rtpengine;

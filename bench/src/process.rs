@@ -1,0 +1,58 @@
+//! A process under measurement: its CPU time, its memory, and that it ends with us.
+
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// A child, killed when dropped.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it.
+    pub fn spawn(mut command: Command) -> std::io::Result<Self> {
+        Ok(Self(command.spawn()?))
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(Some(_)))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has ended, which is what we want.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The CPU time that the living threads of a process have had, in user and system mode together: the scheduler's own
+/// nanoseconds, where utime and stime have ticks of 10 ms.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let mut sum_ns = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
+        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        sum_ns += text.split(' ').next().unwrap_or("").parse::<u64>().context("schedstat")?;
+    }
+    Ok(Duration::from_nanos(sum_ns))
+}
+
+/// Its resident memory.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+    Ok(kib * 1024)
+}
+
+/// A UDP port of loopback that was free a moment ago.
+pub fn free_udp_port() -> std::io::Result<u16> {
+    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

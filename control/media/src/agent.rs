@@ -1,0 +1,444 @@
+//! The agent's mind: every stream it owns, where it lives, what it has negotiated, what the dataplane was last told of it.
+//!
+//! Sans-IO and behind one lock in `service`, which submits the commands it returns before it lets go, so that the
+//! dataplane carries them out in the order in which they were decided. Microseconds a request.
+
+mod dataplane;
+mod stream;
+
+use crate::error::Error;
+use crate::nat;
+use crate::offer_answer::sdp::Terms;
+use crate::offer_answer::{Endpoint, Error as StepError, Exchange, Incompatible, Turn};
+use crate::options::Options;
+use crate::placement::{PortPair, Ports, Workers};
+use crate::ring_client::Error as RingError;
+use nebula_bus::contract::to_media::{self, Create, Negotiated, Step};
+use nebula_bus::contract::{self, CallId, ChannelId, InstanceId};
+use nebula_ring::command::{Command, Mode, PayloadTypes, StreamConfig, StreamId};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use stream::{Place, Stream};
+
+/// All streams of this agent.
+#[derive(Debug)]
+pub struct Agent {
+    options: Options,
+    ports: Ports,
+    workers: Workers,
+    streams: HashMap<StreamId, Stream>,
+    /// The last stream at each pair of ports; it may be gone.
+    by_ports: HashMap<PortPair, StreamId>,
+    unclaimed: HashMap<StreamId, Waif>,
+}
+
+/// A stream that an earlier agent left behind.
+#[derive(Debug, Clone, Copy)]
+struct Waif {
+    worker: usize,
+    ports: PortPair,
+    found_at_ms: u64,
+}
+
+/// For whom a stream was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Its call.
+    pub call_id: CallId,
+    /// Its leg.
+    pub channel_id: ChannelId,
+    /// Whom to tell about it.
+    pub switchboard: InstanceId,
+}
+
+/// What a new stream takes from the system.
+#[derive(Debug, Clone, Copy)]
+pub struct Random {
+    /// Its name; not zero.
+    pub id: u64,
+    /// Our SSRC; not zero.
+    pub ssrc: u32,
+}
+
+/// A stream on its way: ports and worker are reserved, the dataplane is yet to be asked.
+#[derive(Debug)]
+pub struct Draft {
+    id: StreamId,
+    stream: Stream,
+    worker: usize,
+    makes_sdp: bool,
+}
+
+/// A command and the worker it is for.
+pub type Errand = (usize, Command);
+
+/// Where to find what is left of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// Its worker, unless it is lost already.
+    pub worker: Option<usize>,
+    /// What was negotiated.
+    pub codec: Option<String>,
+    /// Our address.
+    pub local: Option<SocketAddr>,
+    /// The peer's, as signalled.
+    pub remote: Option<SocketAddr>,
+}
+
+/// Streams by the switchboard to tell about them.
+pub type BySwitchboard = BTreeMap<InstanceId, Vec<contract::StreamId>>;
+
+impl Agent {
+    /// Without a dataplane yet.
+    pub fn new(options: Options) -> Self {
+        let ports = Ports::new(0, 0, 0, []);
+        let (streams, by_ports, unclaimed) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { options, ports, workers: Workers::default(), streams, by_ports, unclaimed }
+    }
+
+    /// Takes the first step of a new stream and finds a place for it. `route` tells the local address towards a peer.
+    pub fn draft(
+        &mut self,
+        create: &Create,
+        random: Random,
+        route: impl Fn(IpAddr) -> Option<IpAddr>,
+    ) -> Result<Draft, Error> {
+        let mut exchange = Exchange::default();
+        let makes_sdp = exchange.take(turn(&create.step, self.mirrored_terms(&create.step)?.as_ref()))?;
+        let source = create.source.as_deref().and_then(parse_source);
+        let local_ip = self.local_ip(&exchange, source, route)?;
+        let worker = self.workers.join(&create.call_id).ok_or(RingError::Gone)?;
+        let Some(ports) = self.ports.take() else {
+            self.workers.leave(&create.call_id);
+            return Err(Error::NoPorts);
+        };
+        let owner = Owner {
+            call_id: create.call_id.clone(),
+            channel_id: create.channel_id.clone(),
+            switchboard: create.switchboard.clone(),
+        };
+        let config = StreamConfig {
+            local_ip,
+            rtp_port: 0,
+            rtcp_port: 0,
+            remote_rtp: None,
+            remote_rtcp: None,
+            nat_expected: false,
+            learning_window_ms: self.options.learning_window_ms,
+            receive: false,
+            send: false,
+            mode: match create.mode {
+                to_media::Mode::Bridge => Mode::Bridge,
+                to_media::Mode::Echo => Mode::Echo,
+            },
+            rtp_timeout_ms: 0,
+            ssrc: random.ssrc,
+            payload_types: PayloadTypes::default(),
+        };
+        let place = Place::Alive { worker, ports };
+        let stream = Stream { owner, place, exchange, source, partner: None, config, in_doubt: false };
+        let mut draft = Draft { id: StreamId(random.id), stream, worker, makes_sdp };
+        self.settle(&mut draft, ports);
+        Ok(draft)
+    }
+
+    /// Another pair of ports: the first one is somebody else's. The refused pair rests like a freed one.
+    pub fn move_ports(&mut self, draft: &mut Draft) -> Result<(), Error> {
+        let Place::Alive { worker, ports: refused } = draft.stream.place else { return Err(Error::StreamLost) };
+        let ports = self.ports.take().ok_or(Error::NoPorts)?;
+        self.ports.release(refused);
+        draft.stream.place = Place::Alive { worker, ports };
+        self.settle(draft, ports);
+        Ok(())
+    }
+
+    /// The dataplane has it: from now on it is one of ours. Returns its name and the description for its peer.
+    pub fn admit(&mut self, mut draft: Draft) -> (contract::StreamId, Option<String>) {
+        let sdp = if draft.makes_sdp { draft.stream.exchange.render() } else { None };
+        self.unclaimed.remove(&draft.id);
+        self.by_ports.insert(PortPair::of(draft.stream.config.rtp_port), draft.id);
+        self.streams.insert(draft.id, draft.stream);
+        (name(draft.id), sdp)
+    }
+
+    /// It came to nothing.
+    pub fn abandon(&mut self, draft: Draft) {
+        self.free(&draft.stream);
+    }
+
+    /// Takes a step of a stream. Its configuration, and its bridge partner's, follow what is agreed.
+    pub fn step(&mut self, id: &contract::StreamId, step: &Step) -> Result<(Negotiated, Vec<Errand>), Error> {
+        let (id, _) = self.alive(id)?;
+        let mirrored = self.mirrored_terms(step)?;
+        let stream = self.streams.get_mut(&id).ok_or(Error::UnknownStream)?;
+        let makes_sdp = stream.exchange.take(turn(step, mirrored.as_ref()))?;
+        let sdp = if makes_sdp { stream.exchange.render() } else { None };
+        let (held, partner) = (stream.exchange.is_held(), stream.partner);
+        let errands = [Some(id), partner].into_iter().flatten().filter_map(|id| self.configure(id)).collect();
+        Ok((Negotiated { sdp, held }, errands))
+    }
+
+    /// Bridges two streams; earlier partners of either are left alone.
+    pub fn bridge(&mut self, a: &contract::StreamId, b: &contract::StreamId) -> Result<Vec<Errand>, Error> {
+        let ((a, worker), (b, worker_of_b)) = (self.alive(a)?, self.alive(b)?);
+        if a == b {
+            return Err(Error::SameStream);
+        }
+        if worker != worker_of_b {
+            return Err(Error::DifferentWorkers { a: worker, b: worker_of_b });
+        }
+        let mut errands: Vec<Errand> = Vec::new();
+        errands.extend(self.pair(a, Some(b)));
+        errands.extend(self.pair(b, Some(a)));
+        errands.extend([a, b].into_iter().filter_map(|id| self.configure(id)));
+        errands.push((worker, Command::CreateBridge { a, b }));
+        Ok(errands)
+    }
+
+    /// The dataplane may not have carried out an errand: the next step of its stream brings it up to date.
+    pub fn doubt(&mut self, errand: &Errand) {
+        if let Command::UpdateStream { id, .. } = &errand.1
+            && let Some(stream) = self.streams.get_mut(id)
+        {
+            stream.in_doubt = true;
+        }
+    }
+
+    /// Takes two streams apart, if they are bridged with each other.
+    pub fn unbridge(&mut self, a: &contract::StreamId, b: &contract::StreamId) -> Result<Vec<Errand>, Error> {
+        let ((a, worker), (b, _)) = (self.alive(a)?, self.alive(b)?);
+        if self.streams.get(&a).and_then(|stream| stream.partner) != Some(b) {
+            return Ok(Vec::new());
+        }
+        let mut errands = vec![(worker, Command::DestroyBridge { a, b })];
+        errands.extend(self.widow(b, a));
+        errands.extend(self.widow(a, b));
+        Ok(errands)
+    }
+
+    /// Forgets a stream; the caller reads its last statistics and then sends the errands.
+    pub fn destroy(&mut self, id: &contract::StreamId) -> Result<(StreamId, Farewell, Vec<Errand>), Error> {
+        let (id, farewell) = self.farewell(id)?;
+        let mut errands: Vec<Errand> = Vec::new();
+        errands.extend(farewell.worker.map(|worker| (worker, Command::DestroyStream { id })));
+        if let Some(stream) = self.streams.remove(&id) {
+            self.free(&stream);
+            errands.extend(stream.partner.and_then(|partner| self.widow(partner, id)));
+        }
+        if let Some(waif) = self.unclaimed.remove(&id) {
+            self.ports.release(waif.ports);
+        }
+        Ok((id, farewell, errands))
+    }
+
+    /// Where a stream is, ours or an earlier agent's.
+    pub fn farewell(&self, id: &contract::StreamId) -> Result<(StreamId, Farewell), Error> {
+        let id = parse_name(id)?;
+        if let Some(stream) = self.streams.get(&id) {
+            let farewell = Farewell {
+                worker: stream.worker(),
+                codec: stream.exchange.codec(),
+                local: Some(SocketAddr::new(stream.config.local_ip, stream.config.rtp_port)),
+                remote: stream.config.remote_rtp,
+            };
+            return Ok((id, farewell));
+        }
+        let waif = self.unclaimed.get(&id).ok_or(Error::UnknownStream)?;
+        Ok((id, Farewell { worker: Some(waif.worker), codec: None, local: None, remote: None }))
+    }
+
+    /// For whom a stream was made.
+    pub fn owner(&self, id: StreamId) -> Option<&Owner> {
+        self.streams.get(&id).map(|stream| &stream.owner)
+    }
+
+    /// How many streams it owns.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// How many pairs of ports are free.
+    pub fn free_ports(&self) -> usize {
+        self.ports.free_count()
+    }
+}
+
+/// Steps and configurations.
+impl Agent {
+    /// What the step mirrors: the latest words of the peer on the other leg.
+    fn mirrored_terms(&self, step: &Step) -> Result<Option<Terms>, Error> {
+        let Some(mirror) = mirror(step) else { return Ok(None) };
+        let stream = self.streams.get(&parse_name(mirror)?).ok_or(Error::UnknownStream)?;
+        let nothing_to_mirror = StepError::WrongStep { step: "mirror", state: "idle" };
+        Ok(Some(stream.exchange.remote().ok_or(nothing_to_mirror)?.terms.clone()))
+    }
+
+    /// The configured address if it is of the peer's family, else the one that the peer is reached from.
+    fn local_ip(
+        &self,
+        exchange: &Exchange,
+        source: Option<IpAddr>,
+        route: impl Fn(IpAddr) -> Option<IpAddr>,
+    ) -> Result<IpAddr, Error> {
+        let remote = exchange.remote().map(|remote| &remote.transport);
+        let ipv6 = match (remote, source) {
+            (Some(transport), _) => transport.ipv6,
+            (None, Some(source)) => source.is_ipv6(),
+            (None, None) => self.options.local_ip.is_some_and(|ip| ip.is_ipv6()),
+        };
+        let configured = self.options.local_ip.filter(|ip| ip.is_ipv6() == ipv6 && !ip.is_unspecified());
+        let signalled = remote.and_then(|transport| transport.rtp).map(|rtp| rtp.ip());
+        let peer = source.filter(|ip| ip.is_ipv6() == ipv6).or(signalled).unwrap_or(ANYWHERE);
+        let local = configured.or_else(|| route(peer)).filter(|ip| ip.is_ipv6() == ipv6);
+        match local {
+            Some(local) => Ok(local),
+            None if ipv6 => Err(StepError::from(Incompatible::AddressFamily).into()),
+            None => Ok(Ipv4Addr::LOCALHOST.into()),
+        }
+    }
+
+    /// Gives a draft its ports.
+    fn settle(&self, draft: &mut Draft, ports: PortPair) {
+        let stream = &mut draft.stream;
+        stream.config.rtp_port = ports.rtp();
+        stream.exchange.place(Endpoint {
+            ip: nat::advertised(&self.options, stream.config.local_ip),
+            rtp_port: stream.config.rtp_port,
+            // RFC 3264 section 5: it must fit a signed 64-bit integer.
+            session_id: draft.id.0 >> 2,
+        });
+        stream.config = stream.wanted_config(&self.options, None, true);
+    }
+
+    /// The command that brings the dataplane up to date about a stream, if it is not.
+    fn configure(&mut self, id: StreamId) -> Option<Errand> {
+        let stream = self.streams.get(&id)?;
+        let partner = stream.partner.and_then(|partner| self.streams.get(&partner));
+        let reachable = !self.hears_itself(id);
+        let config = stream.wanted_config(&self.options, partner.map(|partner| &partner.exchange), reachable);
+        let stream = self.streams.get_mut(&id)?;
+        let worker = stream.worker()?;
+        if stream.config == config && !stream.in_doubt {
+            return None;
+        }
+        stream.config = config.clone();
+        stream.in_doubt = false;
+        Some((worker, Command::UpdateStream { id, config }))
+    }
+
+    /// Whether what a stream sends to its peer would, over our own ports, bridges and echoes, be sent there again and again:
+    /// two streams that were told each other's ports, or a longer round. A call that comes by a second time is none.
+    fn hears_itself(&self, id: StreamId) -> bool {
+        let mut speakers = vec![id];
+        let mut next = 0;
+        while let Some(speaker) = speakers.get(next).and_then(|speaker| self.streams.get(speaker)) {
+            next += 1;
+            let (rtp, rtcp) = speaker.exchange.remote_addresses();
+            let listeners = [rtp, rtcp].into_iter().flatten().filter_map(|to| self.stream_at(to));
+            for answering in listeners.filter_map(|listener| self.answering(listener)) {
+                if answering == id || speakers.len() == PASSES_MAX {
+                    return true;
+                }
+                if !speakers.contains(&answering) {
+                    speakers.push(answering);
+                }
+            }
+        }
+        false
+    }
+
+    /// Which stream sends on what another has heard: its partner, or itself when it echoes.
+    fn answering(&self, listener: StreamId) -> Option<StreamId> {
+        let stream = self.streams.get(&listener)?;
+        stream.partner.or((stream.config.mode == Mode::Echo).then_some(listener))
+    }
+
+    /// Which of our streams receives at an address.
+    fn stream_at(&self, address: SocketAddr) -> Option<StreamId> {
+        let ports = PortPair::of(address.port());
+        let id = *self.by_ports.get(&ports)?;
+        let config = &self.streams.get(&id).filter(|stream| stream.worker().is_some())?.config;
+        let ips = [config.local_ip, nat::advertised(&self.options, config.local_ip)];
+        (PortPair::of(config.rtp_port) == ports && ips.contains(&address.ip())).then_some(id)
+    }
+
+    /// Ends whatever partnership a stream is in and begins another.
+    fn pair(&mut self, id: StreamId, next: Option<StreamId>) -> Option<Errand> {
+        let before = std::mem::replace(&mut self.streams.get_mut(&id)?.partner, next)?;
+        if Some(before) == next { None } else { self.widow(before, id) }
+    }
+
+    /// A stream has lost its partner. One that echoes again speaks to itself; another sends nowhere, so that its map can
+    /// wait for its next bridge.
+    fn widow(&mut self, id: StreamId, partner: StreamId) -> Option<Errand> {
+        let stream = self.streams.get_mut(&id).filter(|stream| stream.partner == Some(partner))?;
+        stream.partner = None;
+        if stream.config.mode == Mode::Echo { self.configure(id) } else { None }
+    }
+
+    fn alive(&self, id: &contract::StreamId) -> Result<(StreamId, usize), Error> {
+        let id = parse_name(id)?;
+        let stream = self.streams.get(&id).ok_or(Error::UnknownStream)?;
+        Ok((id, stream.worker().ok_or(Error::StreamLost)?))
+    }
+
+    fn free(&mut self, stream: &Stream) {
+        if let Place::Alive { ports, .. } = stream.place {
+            self.ports.release(ports);
+            self.workers.leave(&stream.owner.call_id);
+        }
+    }
+}
+
+impl Draft {
+    /// What to ask of the dataplane.
+    pub fn errand(&self) -> Errand {
+        (self.worker, Command::CreateStream { id: self.id, config: self.stream.config.clone() })
+    }
+
+    /// What takes that back.
+    pub fn undoing(&self) -> Errand {
+        (self.worker, Command::DestroyStream { id: self.id })
+    }
+}
+
+/// Times that one packet may pass through streams of this agent, as a call does that is forwarded out and comes in again;
+/// more are taken for a loop.
+const PASSES_MAX: usize = 16;
+
+/// TEST-NET-1 (RFC 5737): routed like any foreign address. For a peer of whom nothing is known.
+const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn turn<'a>(step: &'a Step, mirrored: Option<&'a Terms>) -> Turn<'a> {
+    match step {
+        Step::RemoteOffer { sdp } => Turn::RemoteOffer(sdp),
+        Step::LocalOffer { .. } => Turn::LocalOffer(mirrored),
+        Step::RemoteAnswer { sdp } => Turn::RemoteAnswer(sdp),
+        Step::LocalAnswer { .. } => Turn::LocalAnswer(mirrored),
+        Step::Rollback => Turn::Rollback,
+    }
+}
+
+fn mirror(step: &Step) -> Option<&contract::StreamId> {
+    match step {
+        Step::LocalOffer { mirror } | Step::LocalAnswer { mirror } => mirror.as_ref(),
+        Step::RemoteOffer { .. } | Step::RemoteAnswer { .. } | Step::Rollback => None,
+    }
+}
+
+/// A stream's name on the bus: sixteen hexadecimal digits.
+pub fn name(id: StreamId) -> contract::StreamId {
+    contract::StreamId(format!("{:016x}", id.0))
+}
+
+fn parse_name(id: &contract::StreamId) -> Result<StreamId, Error> {
+    let text = id.as_str();
+    let id = if text.len() == 16 { u64::from_str_radix(text, 16).unwrap_or(0) } else { 0 };
+    if id == 0 { Err(Error::UnknownStream) } else { Ok(StreamId(id)) }
+}
+
+/// `ip:port`, or an address alone.
+fn parse_source(text: &str) -> Option<IpAddr> {
+    let ip = text.parse::<SocketAddr>().map(|source| source.ip()).or_else(|_| text.parse::<IpAddr>());
+    ip.ok().map(|ip| ip.to_canonical())
+}

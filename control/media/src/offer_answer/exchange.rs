@@ -1,0 +1,273 @@
+//! The offer/answer state of one stream: whose turn it is, which session holds, which is pending.
+//!
+//! Owned by the stream's entry in `agent`; sans-IO. RFC 3264 section 4, RFC 6337 sections 2 and 3:
+//!
+//! | state \ turn | RemoteOffer | LocalOffer | RemoteAnswer | LocalAnswer | Rollback |
+//! |---|---|---|---|---|---|
+//! | idle | offered | offering | - | - | idle |
+//! | offered (theirs is pending) | offered | offering | - | answered | as before it |
+//! | offering (ours is pending) | offered | offering | answering | - | as before it |
+//! | answered (by us) | offered | offering | - | answered | answered |
+//! | answering (they answered) | offered | offering | answering | - | answering |
+//!
+//! A dash is `WrongStep`. A new offer of either side replaces a pending one, so an exchange that SIP has refused (488,
+//! 491) needs no clean-up. An answer may be given again: a 183's is only a preview of the 200's, which may come from
+//! another fork. The session that holds changes by answers alone, and a turn that fails changes nothing.
+
+use super::negotiate::{self, Agreed, Numbers};
+use super::sdp::{self, Description, Direction, Endpoint, Line, LocalDescription, Profile, Terms};
+use super::{Error, Incompatible};
+use nebula_ring::command::PayloadTypes;
+use std::net::SocketAddr;
+
+/// One turn of the exchange. Mirrored terms are those of the other leg; none means our own.
+#[derive(Debug, Clone, Copy)]
+pub enum Turn<'a> {
+    /// The peer offers.
+    RemoteOffer(&'a str),
+    /// We offer.
+    LocalOffer(Option<&'a Terms>),
+    /// The peer answers.
+    RemoteAnswer(&'a str),
+    /// We answer.
+    LocalAnswer(Option<&'a Terms>),
+    /// The pending offer came to nothing.
+    Rollback,
+}
+
+/// The exchange of one stream.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    endpoint: Option<Endpoint>,
+    session: Option<Session>,
+    pending: Option<Pending>,
+    numbers: Numbers,
+    written: Option<sdp_types::Session>,
+    version: u64,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Received(Description),
+    Sent(LocalDescription),
+}
+
+#[derive(Debug)]
+struct Session {
+    local: LocalDescription,
+    remote: Description,
+    offered_by_us: bool,
+    agreed: Vec<Agreed>,
+    muxed: bool,
+    remote_rtp: Option<SocketAddr>,
+    remote_rtcp: Option<SocketAddr>,
+}
+
+impl Exchange {
+    /// Takes a turn. True if it makes a description for the peer: `render` writes it.
+    pub fn take(&mut self, turn: Turn<'_>) -> Result<bool, Error> {
+        match turn {
+            Turn::RemoteOffer(text) => self.remote_offer(text).map(|()| false),
+            Turn::LocalOffer(mirrored) => {
+                self.local_offer(mirrored);
+                Ok(true)
+            }
+            Turn::RemoteAnswer(text) => self.remote_answer(text).map(|()| false),
+            Turn::LocalAnswer(mirrored) => self.local_answer(mirrored).map(|()| true),
+            Turn::Rollback => {
+                self.pending = None;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Sets where we receive: after the first turn, before the first `render`. The address family is fixed by it.
+    pub fn place(&mut self, endpoint: Endpoint) {
+        self.endpoint = Some(endpoint);
+    }
+
+    /// The latest of our descriptions as text. Its version rises when it differs from the one before (section 8).
+    pub fn render(&mut self) -> Option<String> {
+        let local = match (&self.pending, &self.session) {
+            (Some(Pending::Sent(local)), _) => local,
+            (_, Some(session)) => &session.local,
+            _ => return None,
+        };
+        let mut session = sdp::compose(local, self.endpoint.as_ref()?);
+        if self.written.as_ref() != Some(&session) {
+            self.written = Some(session.clone());
+            self.version += 1;
+        }
+        session.origin.sess_version = self.version;
+        Some(session.to_string())
+    }
+
+    fn remote_offer(&mut self, text: &str) -> Result<(), Error> {
+        let offer = sdp::read_offer(text, self.session.as_ref().map(|session| session.local.carried))?;
+        self.check_family(&offer)?;
+        self.numbers.remember(&offer.terms.formats);
+        self.pending = Some(Pending::Received(offer));
+        Ok(())
+    }
+
+    fn local_offer(&mut self, mirrored: Option<&Terms>) {
+        let terms = match mirrored {
+            Some(terms) => negotiate::mirrored_offer(terms, &self.numbers),
+            None => negotiate::own_offer(&self.numbers),
+        };
+        self.numbers.remember(&terms.formats);
+        let (lines, carried, profile) = match &self.session {
+            Some(Session { local, .. }) => (local.lines.clone(), local.carried, local.profile),
+            None => {
+                (vec![Line { media: "audio".into(), proto: String::new(), format: String::new() }], 0, Profile::Avp)
+            }
+        };
+        self.pending = Some(Pending::Sent(LocalDescription { lines, carried, profile, rtcp_mux: true, terms }));
+    }
+
+    fn remote_answer(&mut self, text: &str) -> Result<(), Error> {
+        let local = match (&self.pending, &self.session) {
+            (Some(Pending::Sent(local)), _) => local,
+            (None, Some(session)) if session.offered_by_us => &session.local,
+            _ => return Err(self.wrong_step("RemoteAnswer")),
+        };
+        let remote = sdp::read_answer(text, local.carried)?;
+        self.check_family(&remote)?;
+        let agreed = negotiate::agree(&local.terms.formats, &remote.terms.formats)?;
+        self.numbers.remember(&remote.terms.formats);
+        let local = local.clone();
+        self.complete(local, remote, agreed, true);
+        Ok(())
+    }
+
+    fn local_answer(&mut self, mirrored: Option<&Terms>) -> Result<(), Error> {
+        let remote = match (&self.pending, &self.session) {
+            (Some(Pending::Received(remote)), _) => remote,
+            (None, Some(session)) if !session.offered_by_us => &session.remote,
+            _ => return Err(self.wrong_step("LocalAnswer")),
+        };
+        let terms = match mirrored {
+            Some(mirrored) => negotiate::mirrored_answer(&remote.terms, mirrored)?,
+            None => negotiate::own_answer(&remote.terms)?,
+        };
+        let agreed = negotiate::agree(&terms.formats, &remote.terms.formats)?;
+        let local = LocalDescription {
+            lines: remote.lines.clone(),
+            carried: remote.carried,
+            profile: remote.transport.profile,
+            rtcp_mux: remote.transport.rtcp_mux,
+            terms,
+        };
+        let remote = remote.clone();
+        self.complete(local, remote, agreed, false);
+        Ok(())
+    }
+
+    fn complete(&mut self, local: LocalDescription, remote: Description, agreed: Vec<Agreed>, offered_by_us: bool) {
+        let muxed = local.rtcp_mux && remote.transport.rtcp_mux;
+        let before = self.session.as_ref();
+        // Held by `0.0.0.0` the peer keeps its place: nothing is sent there, but its own media and RTCP still come.
+        let remote_rtp = remote.transport.rtp.or(before.and_then(|session| session.remote_rtp));
+        let remote_rtcp = match remote.transport.rtp {
+            Some(rtp) if muxed => Some(rtp),
+            Some(_) => remote.transport.rtcp,
+            None => before.and_then(|session| session.remote_rtcp),
+        };
+        self.session = Some(Session { local, remote, offered_by_us, agreed, muxed, remote_rtp, remote_rtcp });
+        self.pending = None;
+    }
+
+    fn check_family(&self, remote: &Description) -> Result<(), Incompatible> {
+        match self.endpoint {
+            Some(here) if here.ip.is_ipv6() != remote.transport.ipv6 => Err(Incompatible::AddressFamily),
+            _ => Ok(()),
+        }
+    }
+
+    fn wrong_step(&self, step: &'static str) -> Error {
+        let state = match (&self.pending, &self.session) {
+            (Some(Pending::Received(_)), _) => "offered",
+            (Some(Pending::Sent(_)), _) => "offering",
+            (None, Some(session)) if session.offered_by_us => "answering",
+            (None, Some(_)) => "answered",
+            (None, None) => "idle",
+        };
+        Error::WrongStep { step, state }
+    }
+}
+
+/// What the exchange has come to.
+impl Exchange {
+    /// The peer's latest description, be it pending or agreed: what the other leg mirrors.
+    pub fn remote(&self) -> Option<&Description> {
+        match &self.pending {
+            Some(Pending::Received(offer)) => Some(offer),
+            _ => self.session.as_ref().map(|session| &session.remote),
+        }
+    }
+
+    /// Whether the peer does not want to hear us.
+    pub fn is_held(&self) -> bool {
+        self.remote().is_some_and(|remote| !remote.terms.direction.recv)
+    }
+
+    /// Whether an answer has ever been given.
+    pub fn is_answered(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Where to send RTP and RTCP. Before the first answer: where the pending offer says.
+    pub fn remote_addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match (&self.session, self.remote()) {
+            (Some(session), _) => (session.remote_rtp, session.remote_rtcp),
+            (None, Some(offer)) if offer.transport.rtcp_mux => (offer.transport.rtp, offer.transport.rtp),
+            (None, Some(offer)) => (offer.transport.rtp, offer.transport.rtcp),
+            (None, None) => (None, None),
+        }
+    }
+
+    /// Whether RTCP shares the RTP port. Before the first answer: whether the peer offers it, for we accept.
+    pub fn is_muxed(&self) -> bool {
+        match &self.session {
+            Some(session) => session.muxed,
+            None => self.remote().is_some_and(|offer| offer.transport.rtcp_mux),
+        }
+    }
+
+    /// How media flows, seen from us. Not at all before the first answer.
+    pub fn direction(&self) -> Direction {
+        self.session.as_ref().map_or(Direction { send: false, recv: false }, |session| {
+            session.local.terms.direction.and(session.remote.terms.direction.reversed())
+        })
+    }
+
+    /// The codec that the peer prefers of those agreed.
+    pub fn codec(&self) -> Option<String> {
+        let mut agreed = self.session.as_ref()?.agreed.iter();
+        agreed.find(|a| a.ours.codec.is_audio()).map(|a| a.ours.codec.to_string())
+    }
+
+    /// What the peer may send, and what to call it towards the partner of a bridge; without one, towards itself.
+    pub fn payload_types(&self, partner: Option<&Exchange>) -> PayloadTypes {
+        let agreed = self.session.as_ref().map_or(&[][..], |session| &session.agreed);
+        negotiate::payload_types(agreed, |a| match partner {
+            Some(partner) => partner.number_at_peer(a),
+            None => Some(a.peer_number),
+        })
+    }
+
+    /// A pending offer counts too: who offers must be ready to receive at once (section 5.1), and between the answers of
+    /// two legs to a change of codec, one leg speaks the new one already.
+    fn number_at_peer(&self, there: &Agreed) -> Option<u8> {
+        let agreed = self.session.iter().flat_map(|session| &session.agreed);
+        let offered = match &self.pending {
+            Some(Pending::Received(offer)) => offer.terms.formats.as_slice(),
+            _ => &[],
+        };
+        agreed
+            .map(|here| (&here.ours, here.peer_number))
+            .chain(offered.iter().map(|format| (format, format.number)))
+            .find(|(format, _)| format.same_as(&there.ours))
+            .map(|(_, number)| number)
+    }
+}

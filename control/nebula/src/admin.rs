@@ -1,0 +1,93 @@
+//! Each role's own port: `/healthz`, `/readyz`, `/metrics` (Prometheus) and `POST /rpc` (JSON-RPC 2.0).
+//!
+//! Health says that the process turns, readiness that the role can do its work. In `nebula up` all roles share one
+//! process and so one set of metrics, which every port shows.
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use nebula_bus::contract::{InstanceId, Role};
+use nebula_bus::{Bus, Context, Target};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The largest RPC body: an SDP of 32 KiB fits four times.
+const BODY_BYTES_MAX: usize = 128 * 1024;
+
+/// How long a request over HTTP may take.
+const RPC_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a role's port needs to know.
+#[derive(Clone)]
+pub struct Port {
+    /// Whose port it is.
+    pub role: Role,
+    /// The instance that answers.
+    pub instance: InstanceId,
+    /// Whether it can work now.
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Where its methods are answered.
+    pub bus: Bus,
+    /// The process's metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// A port that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {address}: {source}{}", hint(source))]
+pub struct Taken {
+    /// The key that names it.
+    pub key: &'static str,
+    /// The whole address.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: std::io::Error,
+}
+
+fn hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => "; another program has it, choose another",
+        std::io::ErrorKind::AddrNotAvailable => "; not an address of this host",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need rights",
+        _ => "",
+    }
+}
+
+/// Takes a TCP port for HTTP.
+pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Taken> {
+    TcpListener::bind(address).await.map_err(|source| Taken { key, address, source })
+}
+
+/// Serves a role's port until the process ends.
+pub fn serve(listener: TcpListener, port: Port) {
+    let router = axum::Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/rpc", post(rpc))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(port);
+    tokio::spawn(async move {
+        if let Err(e) = axum::serve(listener, router).await {
+            tracing::error!(error = %e, "an admin port failed");
+        }
+    });
+}
+
+async fn ready(State(port): State<Port>) -> impl IntoResponse {
+    if (port.ready)() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}
+
+async fn metrics(State(port): State<Port>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], port.metrics.render())
+}
+
+async fn rpc(State(port): State<Port>, body: Bytes) -> impl IntoResponse {
+    let (target, context) = (Target::Instance(port.instance), Context::new(RPC_TIMEOUT));
+    ([(header::CONTENT_TYPE, "application/json")], port.bus.call_json(port.role, &target, &body, &context).await)
+}

@@ -1,0 +1,92 @@
+//! `nebula extension`: the extensions in the store, by hand.
+
+use crate::demo;
+use crate::up::{CUSTOMER, StateArguments};
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+use nebula_store::extensions::{self, Ha1, NewExtension};
+
+/// Who the audit log names for what is done here.
+const WHO: &str = "nebula extension";
+
+/// What can be done with extensions.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show all of them.
+    List {
+        #[command(flatten)]
+        state: StateArguments,
+    },
+    /// Add one, and print its password.
+    Add {
+        /// The user part, for example 2000.
+        user: String,
+        /// The name that called phones show [default: the user part].
+        #[arg(long)]
+        name: Option<String>,
+        /// Its password [default: a random one].
+        #[arg(long)]
+        password: Option<String>,
+        #[command(flatten)]
+        state: StateArguments,
+    },
+    /// Set another password, and print it.
+    Password {
+        /// The extension.
+        user: String,
+        /// The password [default: a random one].
+        #[arg(long)]
+        password: Option<String>,
+        #[command(flatten)]
+        state: StateArguments,
+    },
+}
+
+/// Does one of them.
+pub async fn run(command: Command) -> Result<()> {
+    let (Command::List { state } | Command::Add { state, .. } | Command::Password { state, .. }) = &command;
+    let config = state.configuration()?;
+    let store = state.store(&config, &state.folder()?).await?;
+    match command {
+        Command::List { .. } => {
+            let mut table = Table::new();
+            table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["extension", "name", "enabled"]);
+            for extension in extensions::list(&store).await? {
+                let enabled = if extension.enabled { "yes" } else { "no" };
+                table.add_row([&extension.user, &extension.display_name, enabled]);
+            }
+            println!("{table}");
+        }
+        Command::Add { user, name, password, .. } => {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+            if user.is_empty() || user.len() > 64 || !user.chars().all(allowed) {
+                bail!("extension {user:?}: 1 to 64 letters, digits and -_.+ are allowed");
+            }
+            let password = chosen(password)?;
+            let ha1 = Ha1::new(&user, &config.sip.realm, &password);
+            let new = NewExtension { display_name: name.unwrap_or_else(|| user.clone()), ha1, user: user.clone() };
+            let added = extensions::insert(&store, CUSTOMER, vec![new], WHO).await;
+            added.with_context(|| format!("cannot add extension {user}"))?;
+            println!("extension {user} has password {password}");
+        }
+        Command::Password { user, password, .. } => {
+            let password = chosen(password)?;
+            let ha1 = Ha1::new(&user, &config.sip.realm, &password);
+            if !extensions::set_password(&store, &user, ha1, WHO).await? {
+                bail!("there is no extension {user}; `nebula extension list` shows all");
+            }
+            println!("extension {user} has password {password}");
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+fn chosen(password: Option<String>) -> Result<String> {
+    match password {
+        Some(password) if password.is_empty() => bail!("an empty password is none"),
+        Some(password) => Ok(password),
+        None => Ok(demo::random_password()?),
+    }
+}

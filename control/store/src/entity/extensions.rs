@@ -1,0 +1,30 @@
+//! `extensions`. A phone's account: what it registers and calls as.
+
+use sea_orm::entity::prelude::*;
+
+/// A phone's account: what it registers and calls as.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "extensions")]
+pub struct Model {
+    /// The user part of its address; unique over all customers.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub user: String,
+    /// Whose it is.
+    pub customer_id: String,
+    /// Shown to those it calls.
+    pub display_name: String,
+    /// MD5 of `user:realm:password`, hexadecimal (RFC 7616 section 3.4.2).
+    pub ha1_md5: String,
+    /// SHA-256 of the same.
+    pub ha1_sha256: String,
+    /// Whether it may register and call.
+    pub enabled: bool,
+    /// When it was made.
+    pub created_unix_ms: i64,
+}
+
+/// None: rows are joined by nobody.
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,30 @@
+//! What Nebula keeps: customers, extensions, registered locations, calls, records, the outbox and the audit log.
+//!
+//! Roles call the functions of one module per aggregate with a [`Store`] handle. Every change is one transaction that
+//! also writes its event into the outbox; [`publisher`] carries events from there to whoever listens. Order of every
+//! change: database first, cache second, event third. Knows no role and no bus.
+//!
+//! SQLite here, Postgres behind the same entities and migrations; what is SQLite's own is in `sqlite.rs`.
+
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod calls;
+pub mod cdrs;
+pub mod error;
+pub mod extensions;
+pub mod locations;
+pub mod outbox;
+pub mod publisher;
+pub mod store;
+
+mod entity;
+mod migration;
+mod sqlite;
+mod writer;
+
+pub use error::{Error, Result};
+pub use store::{Options, Store, WriteCounts, now_unix_ms};
+
+/// A future whose type is forgotten.
+pub(crate) type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,76 @@
+//! Accounts: seeded once, inserted all or none, passwords set, everything audited.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Fixture, customer, extension};
+use nebula_store::extensions::{self, Ha1};
+use nebula_store::{Error, audit};
+
+#[tokio::test]
+async fn the_first_start_seeds_and_the_second_does_not() {
+    let fixture = Fixture::new().await;
+    let ten = || (1000..1010).map(|user| extension(&user.to_string())).collect::<Vec<_>>();
+    assert!(extensions::seed(&fixture.store, customer(), ten(), "first start").await.unwrap());
+    let fixture = fixture.reopen().await;
+    let store = &fixture.store;
+    assert!(!extensions::seed(store, customer(), ten(), "second start").await.unwrap());
+    let all = extensions::list(store).await.unwrap();
+    assert_eq!(all.iter().map(|e| e.user.as_str()).collect::<Vec<_>>()[..2], ["1000", "1001"]);
+    assert_eq!(all.len(), 10);
+    let one = extensions::find(store, "1003").await.unwrap().unwrap();
+    assert_eq!((one.customer_id.as_str(), one.enabled), ("demo", true));
+    assert_eq!(one.ha1_sha256, Ha1::new("1003", "nebula", "secret").sha256);
+    assert_eq!(extensions::find(store, "1010").await.unwrap(), None);
+    let whats: Vec<_> =
+        audit::list(store, 10).await.unwrap().into_iter().map(|entry| (entry.who, entry.what)).collect();
+    let who = |what: &str| ("first start".to_owned(), what.to_owned());
+    assert_eq!(whats, [who("extensions.created"), who("customer.created")]);
+}
+
+#[tokio::test]
+async fn an_insert_with_one_taken_user_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    extensions::add_customer(store, customer(), "test").await.unwrap();
+    extensions::insert(store, "demo", vec![extension("1000")], "test").await.unwrap();
+    let audited = audit::list(store, 10).await.unwrap().len();
+    let failed = extensions::insert(store, "demo", vec![extension("2000"), extension("1000")], "test").await;
+    assert!(matches!(failed, Err(Error::Duplicate)), "{failed:?}");
+    assert_eq!(extensions::find(store, "2000").await.unwrap(), None);
+    assert_eq!(audit::list(store, 10).await.unwrap().len(), audited, "what did not happen is not audited");
+    let nobodys = extensions::insert(store, "nobody", vec![extension("2000")], "test").await;
+    assert!(nobodys.is_err(), "the customer must exist");
+}
+
+#[tokio::test]
+async fn many_extensions_are_inserted_at_once() {
+    let fixture = Fixture::new().await;
+    let many = (10_000..16_000).map(|user| extension(&user.to_string())).collect();
+    assert!(extensions::seed(&fixture.store, customer(), many, "test").await.unwrap());
+    assert_eq!(extensions::list(&fixture.store).await.unwrap().len(), 6_000);
+}
+
+#[tokio::test]
+async fn password_and_state_change_for_those_that_exist() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    extensions::seed(store, customer(), vec![extension("1000"), extension("1001")], "test").await.unwrap();
+    let new = Ha1::new("1000", "nebula", "new");
+    assert!(extensions::set_password(store, "1000", new.clone(), "operator").await.unwrap());
+    assert!(!extensions::set_password(store, "9999", new.clone(), "operator").await.unwrap());
+    assert!(extensions::set_enabled(store, "1001", false, "operator").await.unwrap());
+    assert!(!extensions::set_enabled(store, "9999", false, "operator").await.unwrap());
+    let one = extensions::find(store, "1000").await.unwrap().unwrap();
+    assert_eq!((one.ha1_md5, one.ha1_sha256, one.enabled), (new.md5, new.sha256, true));
+    let other = extensions::find(store, "1001").await.unwrap().unwrap();
+    assert_eq!((other.ha1_md5, other.enabled), (Ha1::new("1001", "nebula", "secret").md5, false));
+    let entries = audit::list(store, 2).await.unwrap();
+    assert_eq!((entries[0].what.as_str(), entries[0].subject.as_str()), ("extension.enabled", "1001"));
+    assert_eq!((entries[1].what.as_str(), entries[1].subject.as_str()), ("extension.password", "1000"));
+    assert!(!format!("{entries:?}").contains(&one_secret()), "no secret in the audit log");
+}
+
+fn one_secret() -> String {
+    Ha1::new("1000", "nebula", "new").md5
+}

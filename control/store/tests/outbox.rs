@@ -1,0 +1,116 @@
+//! The outbox: events in order, at least once, over failures and a crash.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Fixture, call, cdr};
+use nebula_store::{Store, calls, outbox, publisher};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+async fn two_calls(store: &Store) {
+    for id in ["a", "b"] {
+        calls::start(store, call(id)).await.unwrap();
+    }
+    for id in ["a", "b"] {
+        calls::end(store, cdr(id)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pass_publishes_in_order_and_marks() {
+    let fixture = Fixture::new().await;
+    two_calls(&fixture.store).await;
+    let mut seen = Vec::new();
+    let mut publish = |event: outbox::OutboxEvent| {
+        seen.push((event.sequence, event.kind, event.subject));
+        async { Ok::<_, Infallible>(()) }
+    };
+    assert_eq!(publisher::pass(&fixture.store, &mut publish).await.unwrap(), 0);
+    assert!(seen.is_sorted_by_key(|(sequence, ..)| *sequence));
+    let subjects: Vec<_> = seen.iter().map(|(_, kind, subject)| format!("{kind} {subject}")).collect();
+    assert_eq!(subjects, ["call.started a", "call.started b", "call.ended a", "call.ended b"]);
+    assert_eq!(outbox::unpublished(&fixture.store, 0, 10).await.unwrap(), []);
+    assert_eq!(outbox::purge(&fixture.store, i64::MAX).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_failure_holds_its_subject_back_and_no_other() {
+    let fixture = Fixture::new().await;
+    two_calls(&fixture.store).await;
+    let mut seen = Vec::new();
+    let mut publish = |event: outbox::OutboxEvent| {
+        let fails = event.kind == "call.started" && event.subject == "a";
+        if !fails {
+            seen.push(format!("{} {}", event.kind, event.subject));
+        }
+        async move { if fails { Err("the bus is away") } else { Ok(()) } }
+    };
+    assert_eq!(publisher::pass(&fixture.store, &mut publish).await.unwrap(), 2);
+    assert_eq!(seen, ["call.started b", "call.ended b"]);
+    let left = outbox::unpublished(&fixture.store, 0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["call.started", "call.ended"]);
+    assert!(left.iter().all(|event| event.subject == "a"));
+}
+
+#[tokio::test]
+async fn a_crash_between_publishing_and_marking_publishes_again() {
+    let fixture = Fixture::new().await;
+    two_calls(&fixture.store).await;
+    let (published, mut first) = mpsc::unbounded_channel();
+    let store = fixture.store.clone();
+    let dying = tokio::spawn(publisher::run(store, move |event| {
+        let published = published.clone();
+        async move {
+            published.send(event.sequence).unwrap();
+            if event.sequence == 3 {
+                // Handed over, and then the process hangs: the mark is never made.
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(())
+        }
+    }));
+    for expected in 1..=3 {
+        assert_eq!(timeout(Duration::from_secs(5), first.recv()).await.unwrap(), Some(expected));
+    }
+    dying.abort();
+    assert!(dying.await.unwrap_err().is_cancelled());
+
+    let fixture = fixture.reopen().await;
+    let again = Arc::new(Mutex::new(Vec::new()));
+    let seen = again.clone();
+    let mut publish = |event: outbox::OutboxEvent| {
+        seen.lock().unwrap().push(event.sequence);
+        async { Ok::<_, Infallible>(()) }
+    };
+    publisher::pass(&fixture.store, &mut publish).await.unwrap();
+    assert_eq!(*again.lock().unwrap(), [1, 2, 3, 4], "nothing was marked, so all come again, in order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_wakes_the_publisher_and_failures_are_tried_again() {
+    let fixture = Fixture::new().await;
+    let (published, mut events) = mpsc::unbounded_channel();
+    let store = fixture.store.clone();
+    let mut failures = 2;
+    let running = tokio::spawn(publisher::run(store, move |event| {
+        let fails = failures > 0;
+        failures -= i32::from(fails);
+        if !fails {
+            published.send((event.kind, event.subject)).unwrap();
+        }
+        async move { if fails { Err("not yet") } else { Ok(()) } }
+    }));
+    for n in 0..600 {
+        calls::start(&fixture.store, call(&n.to_string())).await.unwrap();
+    }
+    for _ in 0..600 {
+        let event = timeout(Duration::from_secs(10), events.recv()).await.expect("an event in time");
+        assert_eq!(event.unwrap().0, "call.started");
+    }
+    running.abort();
+}

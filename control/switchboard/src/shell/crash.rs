@@ -1,0 +1,112 @@
+//! Calls whose switchboard died: what a row keeps for that case, and closing them at the next start, so that every call
+//! leaves exactly one record. Taking them up again instead is the snapshot's later use.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use metrics::Counter;
+use nebula_bus::contract::{
+    Cause, CauseKind, ChannelId, InstanceId, Role, StreamId, to_media, to_proxy, to_switchboard,
+};
+use nebula_bus::{Bus, Context, Target};
+use nebula_store::cdrs::Leg as CdrLeg;
+use nebula_store::{Store, calls, now_unix_ms};
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Shell, Work, record};
+use crate::call::{Call, Sip};
+use crate::cdr;
+
+/// Calls closed side by side.
+const CLOSED_AT_ONCE: usize = 64;
+
+/// A leg that must be ended, and told of in the record, if its switchboard dies.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Leg {
+    channel_id: ChannelId,
+    sip_call_id: String,
+    proxy: InstanceId,
+    place: String,
+    talks: bool,
+    stream: Option<StreamId>,
+}
+
+/// The living legs of a call, as kept in its row.
+pub(super) fn snapshot(call: &Call) -> Option<String> {
+    let leg = |(index, leg): (usize, &crate::call::Leg)| Leg {
+        channel_id: leg.channel_id.clone(),
+        sip_call_id: cdr::sip_call_id(call, index),
+        proxy: leg.proxy.clone(),
+        place: leg.destination.as_ref().map_or(&call.invite().source, |destination| &destination.uri).clone(),
+        talks: call.talks(index),
+        stream: leg.stream_id().cloned(),
+    };
+    let legs = call.legs().iter().enumerate().filter(|(_, leg)| leg.sip != Sip::Gone);
+    let legs: Vec<Leg> = legs.map(leg).collect();
+    serde_json::to_string(&legs).ok()
+}
+
+impl Shell {
+    /// Closes, once, the calls of switchboards that are not there any more.
+    pub(super) fn sweep_crashed(&self) -> Work {
+        let (bus, store, own) = (self.bus.clone(), self.store.clone(), self.instance.clone());
+        let (crashed, retries) = (self.metrics.crashed.clone(), self.metrics.record_retries.clone());
+        let timeout = self.rpc_timeout();
+        Box::pin(async move {
+            let living = bus.instances(Role::Switchboard);
+            let mut names: Vec<&str> = living.iter().map(|living| living.instance.as_str()).collect();
+            names.push(own.as_str());
+            let rows = match calls::orphans(&store, &names).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::error!(%error, "calls of dead switchboards cannot be read; they wait for the next start");
+                    return Done::Swept;
+                }
+            };
+            for rows in rows.chunks(CLOSED_AT_ONCE) {
+                let closed = join_all(rows.iter().map(|row| close(&bus, &store, row, timeout, &retries))).await;
+                crashed.increment(closed.into_iter().filter(|first| *first).count() as u64);
+            }
+            if !rows.is_empty() {
+                tracing::warn!(calls = rows.len(), "closed the calls of dead switchboards");
+            }
+            Done::Swept
+        })
+    }
+}
+
+/// Ends what is left of a call, and records it with the statistics of the streams that were still carried.
+async fn close(bus: &Bus, store: &Store, row: &calls::CallRow, timeout: Duration, retries: &Counter) -> bool {
+    let legs: Vec<Leg> = row.snapshot.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let context = Context::new(timeout);
+    let answered = row.answered_unix_ms.is_some();
+    let ended = join_all(legs.into_iter().map(|leg| end_leg(bus, leg, answered, &context))).await;
+    record::end(store, &cdr::of_crashed(row, ended, now_unix_ms()), retries).await
+}
+
+/// Best effort: what is gone needs no end. If the proxy still has the leg, it hangs up and the stream is closed. If it has
+/// died too, the phones talk on, and their stream is left to the media agent's rule for streams that nobody claims. Any
+/// agent of the dataplane can tell its statistics, once it has attached.
+async fn end_leg(bus: &Bus, leg: Leg, answered: bool, context: &Context) -> CdrLeg {
+    let cause = Cause { sip_code: 500, kind: CauseKind::Crash, text: "the switchboard died".to_owned() };
+    let ended = to_switchboard::Ended { channel_id: leg.channel_id.clone(), cause };
+    let hung_up = bus.call::<to_proxy::ChannelHangup>(&Target::Instance(leg.proxy), ended, context).await;
+    if let Err(error) = &hung_up {
+        tracing::debug!(channel_id = %leg.channel_id, %error, "a leg of a dead switchboard's call is gone");
+    }
+    let stats = match leg.stream.map(|stream_id| to_media::Stream { stream_id }) {
+        Some(stream) if hung_up.is_ok() => {
+            bus.call_retrying::<to_media::StreamDestroy>(&Target::Service, stream, context).await.ok()
+        }
+        Some(stream) => bus.call_retrying::<to_media::StreamGet>(&Target::Service, stream, context).await.ok(),
+        None => None,
+    };
+    CdrLeg {
+        channel_id: leg.channel_id.0,
+        sip_call_id: Some(leg.sip_call_id),
+        place: leg.place,
+        answered: answered && leg.talks,
+        sip_code: None,
+        stats: stats.and_then(|stats| serde_json::to_value(stats).ok()).unwrap_or_default(),
+    }
+}

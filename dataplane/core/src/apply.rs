@@ -1,0 +1,211 @@
+//! Commands: each is checked whole, then carried out, or refused with nothing changed. Called by `Engine::apply`, at
+//! most 64 a turn.
+
+use crate::driver::{Component, Driver, OpenError, Socket, StreamIndex, bindable};
+use crate::egress::echo::Echo;
+use crate::egress::report::Reporter;
+use crate::limits::RTCP_BYTES_MAX;
+use crate::stream::{Stream, expectation};
+use crate::table::Table;
+use crate::time::Nanos;
+use nebula_ring::command::{Command, StreamConfig, StreamId};
+use nebula_ring::event::Reason;
+use std::net::SocketAddr;
+
+/// Carries out one command.
+pub(crate) fn apply(table: &mut Table, now: Nanos, command: &Command, driver: &mut impl Driver) -> Result<(), Reason> {
+    match command {
+        Command::CreateStream { id, config } => create_stream(table, now, *id, config, driver),
+        Command::UpdateStream { id, config } => update_stream(table, now, *id, config, driver),
+        Command::DestroyStream { id } => destroy_stream(table, now, *id, driver),
+        Command::CreateBridge { a, b } => create_bridge(table, now, *a, *b, driver),
+        Command::DestroyBridge { a, b } => destroy_bridge(table, now, *a, *b, driver),
+    }
+}
+
+fn create_stream(
+    table: &mut Table,
+    now: Nanos,
+    id: StreamId,
+    config: &StreamConfig,
+    driver: &mut impl Driver,
+) -> Result<(), Reason> {
+    check(id, config)?;
+    if table.find(id).is_some() {
+        return Err(Reason::StreamExists);
+    }
+    let index = table.vacant().ok_or(Reason::TableFull)?;
+    let stream = Stream::new(now, table.next_generation(), id, config);
+    let rtp = stream.socket(index, Component::Rtp);
+    driver.open(rtp, SocketAddr::new(config.local_ip, config.rtp_port)).map_err(refused)?;
+    if !stream.muxed() {
+        let rtcp = stream.socket(index, Component::Rtcp);
+        if let Err(error) = driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)) {
+            driver.close(rtp);
+            return Err(refused(error));
+        }
+    }
+    table.occupy(index, stream);
+    settle(table, now, index, driver);
+    Ok(())
+}
+
+fn update_stream(
+    table: &mut Table,
+    now: Nanos,
+    id: StreamId,
+    config: &StreamConfig,
+    driver: &mut impl Driver,
+) -> Result<(), Reason> {
+    check(id, config)?;
+    let index = table.find(id).ok_or(Reason::UnknownStream)?;
+    let stream = &mut table[index];
+    let before = &stream.config;
+    let (was_muxed, muxed) = (stream.muxed(), config.rtcp_port == config.rtp_port);
+    let rtcp_port_moved = !was_muxed && !muxed && config.rtcp_port != before.rtcp_port;
+    if (config.local_ip, config.rtp_port) != (before.local_ip, before.rtp_port) || rtcp_port_moved {
+        return Err(Reason::Invalid);
+    }
+    let (rtp, rtcp) = (stream.socket(index, Component::Rtp), stream.socket(index, Component::Rtcp));
+    if was_muxed && !muxed {
+        driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)).map_err(refused)?;
+    }
+    // Nothing fails from here on.
+    if config.ssrc != before.ssrc {
+        leave(stream, now, index, driver);
+        stream.echo = Echo::new(config.ssrc);
+    }
+    let expected_anew =
+        (config.receive, config.rtp_timeout_ms) != (stream.config.receive, stream.config.rtp_timeout_ms);
+    let reopened = stream.latch.expect(expectation(now, config));
+    stream.config = config.clone();
+    stream.aim();
+    if reopened.rtp {
+        driver.disconnect(rtp);
+    }
+    if !was_muxed && muxed {
+        driver.close(rtcp);
+    } else if reopened.rtcp {
+        driver.disconnect(rtcp);
+    }
+    if reopened.rtp || expected_anew {
+        stream.silent_since = now;
+        stream.timed_out = false;
+    }
+    settle(table, now, index, driver);
+    Ok(())
+}
+
+fn destroy_stream(table: &mut Table, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+    let index = table.find(id).ok_or(Reason::UnknownStream)?;
+    let peer = part(table, index);
+    let stream = &mut table[index];
+    leave(stream, now, index, driver);
+    let sockets: [Option<Socket>; 2] =
+        [Some(stream.socket(index, Component::Rtp)), (!stream.muxed()).then(|| stream.socket(index, Component::Rtcp))];
+    sockets.into_iter().flatten().for_each(|socket| driver.close(socket));
+    table.release(index);
+    if let Some(peer) = peer {
+        settle(table, now, peer, driver);
+    }
+    Ok(())
+}
+
+fn create_bridge(
+    table: &mut Table,
+    now: Nanos,
+    a: StreamId,
+    b: StreamId,
+    driver: &mut impl Driver,
+) -> Result<(), Reason> {
+    if a == b {
+        return Err(Reason::Invalid);
+    }
+    let a_index = table.find(a).ok_or(Reason::UnknownStream)?;
+    let b_index = table.find(b).ok_or(Reason::UnknownStream)?;
+    let former = match table[a_index].peer == Some(b_index) {
+        true => [None; 2],
+        false => [part(table, a_index), part(table, b_index)],
+    };
+    for (one, other, id) in [(a_index, b_index, b), (b_index, a_index, a)] {
+        (table[one].peer, table[one].peer_id) = (Some(other), Some(id));
+        table[one].expect_anew(now);
+    }
+    for index in [Some(a_index), Some(b_index), former[0], former[1]].into_iter().flatten() {
+        settle(table, now, index, driver);
+    }
+    Ok(())
+}
+
+fn destroy_bridge(
+    table: &mut Table,
+    now: Nanos,
+    a: StreamId,
+    b: StreamId,
+    driver: &mut impl Driver,
+) -> Result<(), Reason> {
+    let a_index = table.find(a).ok_or(Reason::UnknownStream)?;
+    let b_index = table.find(b).ok_or(Reason::UnknownStream)?;
+    if table[a_index].peer == Some(b_index) {
+        part(table, a_index);
+        settle(table, now, a_index, driver);
+        settle(table, now, b_index, driver);
+    }
+    Ok(())
+}
+
+/// Takes a stream's bridge apart and names the one that is left.
+fn part(table: &mut Table, index: StreamIndex) -> Option<StreamIndex> {
+    let peer = table[index].peer?;
+    for leg in [index, peer] {
+        (table[leg].peer, table[leg].peer_id) = (None, None);
+    }
+    Some(peer)
+}
+
+/// After any change: starts or ends our own reports, sets the timer, shows the stream anew.
+fn settle(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+    let stream = &mut table[index];
+    if !stream.terminates() {
+        leave(stream, now, index, driver);
+    } else if stream.reporter.is_none() {
+        stream.reporter = Some(Reporter::new(now, stream.config.ssrc));
+    }
+    table.rearm(now, index);
+    table.touch(index);
+}
+
+/// Ends our own source with a BYE, if it was heard of.
+fn leave(stream: &mut Stream, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+    let Some(mut reporter) = stream.reporter.take() else { return };
+    if let Some(to) = stream.rtcp_to
+        && reporter.owes_bye(&stream.echo)
+    {
+        let mut buffer = [0; RTCP_BYTES_MAX];
+        let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), true, &mut buffer);
+        driver.send(stream.rtcp_socket(index), to, packet);
+        stream.stats.rtcp_sent += 1;
+    }
+}
+
+/// Whether a configuration makes sense at all.
+fn check(id: StreamId, config: &StreamConfig) -> Result<(), Reason> {
+    let address = |a: &SocketAddr| !a.ip().is_multicast() && a.is_ipv4() == config.local_ip.is_ipv4();
+    let sound = id.0 != 0
+        && config.ssrc != 0
+        && config.rtp_port != 0
+        && config.rtcp_port != 0
+        && bindable(config.local_ip)
+        && [config.remote_rtp, config.remote_rtcp].iter().flatten().all(address)
+        && config.payload_types.as_slice().iter().all(|p| p.number < 128 && p.forward_as < 128 && p.clock_rate_hz > 0);
+    sound.then_some(()).ok_or(Reason::Invalid)
+}
+
+fn refused(error: OpenError) -> Reason {
+    match error {
+        OpenError::PortInUse => Reason::PortInUse,
+        OpenError::AddressNotAvailable => Reason::AddressNotAvailable,
+        OpenError::NoFileDescriptor => Reason::NoFileDescriptor,
+        OpenError::System { errno } => Reason::System { errno },
+    }
+}

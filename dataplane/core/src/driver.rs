@@ -1,0 +1,83 @@
+//! The seam between the engine and what moves packets: io_uring, AF_XDP or the simulated network.
+//!
+//! The engine names sockets by `(StreamIndex, Component)`; the driver maps them to whatever it has. Sending never fails
+//! from the engine's point of view: a driver counts what it could not send.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// A stream's place in its worker's table: dense, reused after the stream is destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamIndex(pub u32);
+
+/// Which of a stream's two sockets. With rtcp-mux there is only `Rtp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Component {
+    /// RTP, or both when multiplexed.
+    Rtp,
+    /// RTCP on a port of its own.
+    Rtcp,
+}
+
+/// Numbers the attempts of an engine to create a stream, wrapping: no two streams of an index share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Generation(pub u32);
+
+/// A socket of a stream. A driver returns it with each packet exactly as it was opened, so that the engine can tell a
+/// late packet of a destroyed stream from one for the stream that has its index now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Socket {
+    /// Whose.
+    pub stream: StreamIndex,
+    /// Which of those that had this index, one after the other.
+    pub generation: Generation,
+    /// Which of the two.
+    pub component: Component,
+}
+
+/// What the engine asks of a driver. Called only from inside a turn; nothing blocks; packets leave at the turn's end.
+pub trait Driver {
+    /// Binds a socket and starts to receive on it.
+    fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(), OpenError>;
+
+    /// Closes it. What was handed to `forward` and `send` before still leaves (a BYE goes just ahead of this). What was
+    /// received and not yet handed in may be dropped, or handed in late under the old generation.
+    fn close(&mut self, socket: Socket);
+
+    /// From now on only this peer is heard and sent to (the latch has closed). The kernel then drops foreign sources.
+    ///
+    /// A packet that was queued before the kernel knew must still be handed to the engine with its source address, or
+    /// not at all: a source of `None` is the driver's word that it was the connected peer.
+    fn connect(&mut self, socket: Socket, remote: SocketAddr);
+
+    /// Undoes `connect`: the latch has been opened anew. What came in under the old connection is handed in with its
+    /// source, or not at all.
+    fn disconnect(&mut self, socket: Socket);
+
+    /// Sends the packet that the engine is just handling, without copying it, as it stands when `receive` returns. At
+    /// most once per packet, and its length never changes. `from` is a socket of the other leg when it is relayed.
+    fn forward(&mut self, from: Socket, to: SocketAddr);
+
+    /// Sends bytes of the engine's own making (RTCP). The driver copies them.
+    fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]);
+}
+
+/// Why a socket could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenError {
+    /// EADDRINUSE.
+    PortInUse,
+    /// EADDRNOTAVAIL.
+    AddressNotAvailable,
+    /// EMFILE or ENFILE, or the driver's own table is full.
+    NoFileDescriptor,
+    /// Anything else.
+    System {
+        /// The error number.
+        errno: i32,
+    },
+}
+
+/// Whether an address is one a media socket may be bound to. Unspecified is allowed, multicast is not.
+pub fn bindable(ip: IpAddr) -> bool {
+    !ip.is_multicast()
+}

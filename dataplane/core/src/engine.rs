@@ -1,0 +1,254 @@
+//! A worker's engine: one call per input, each fully handled before the next.
+
+use crate::apply::apply;
+use crate::driver::{Driver, Socket, StreamIndex};
+use crate::egress::relay::{self, Fate};
+use crate::ingress::classify::{Kind, classify};
+use crate::ingress::latch::Verdict;
+use crate::limits::{Limits, PACKET_BYTES_MAX, RTCP_BYTES_MAX, TIMERS_PER_TICK_MAX};
+use crate::stream::Stream;
+use crate::table::Table;
+use crate::time::Nanos;
+use crate::view::StreamView;
+use crate::wire::{rtcp, rtp};
+use nebula_ring::command::Command;
+use nebula_ring::drops::{DropCounters, DropReason};
+use nebula_ring::event::Event;
+use std::net::SocketAddr;
+
+/// Where the engine's events go.
+pub trait EventSink {
+    /// Takes one event. `apply` makes exactly one `Done` or `Failed`, and any call may make `StreamUp` or `RtpTimeout`;
+    /// a worker whose event ring is full holds back commands, and may drop the other two: both can be read from the
+    /// stream table.
+    fn push(&mut self, event: Event);
+}
+
+impl EventSink for Vec<Event> {
+    fn push(&mut self, event: Event) {
+        Vec::push(self, event);
+    }
+}
+
+/// What became of all packets, over all streams that ever were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Handed to `receive`. Always `forwarded + consumed + drops.total()`.
+    pub received: u64,
+    /// Passed on: to the other leg or back as echo.
+    pub forwarded: u64,
+    /// Read by the engine itself: RTCP where we terminate.
+    pub consumed: u64,
+    /// Refused, by reason.
+    pub drops: DropCounters,
+    /// Ticks that left timers for the next one.
+    pub ticks_cut_short: u64,
+}
+
+/// The media engine of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    table: Table,
+    totals: Totals,
+    /// The latest time handed in: earlier ones are taken for it.
+    now: Nanos,
+}
+
+impl Engine {
+    /// Takes all memory it will ever need. Panics if the limits are out of range: they are the operator's, checked
+    /// before.
+    pub fn new(limits: Limits) -> Self {
+        Self { table: Table::new(limits), totals: Totals::default(), now: Nanos(0) }
+    }
+
+    /// Handles one packet that came in on `socket`; `source` is none when the driver has connected it. May rewrite it in
+    /// place and have the driver `forward` it.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        now: Nanos,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        packet: &mut [u8],
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) {
+        let now = self.advance(now);
+        self.totals.received += 1;
+        if self.table.owner(socket).is_none() {
+            self.totals.drops.count(DropReason::StaleSocket);
+            return;
+        }
+        let fate = self.handle(now, socket, source, packet, driver, events);
+        let stream = &mut self.table[socket.stream];
+        stream.stats.handled += 1;
+        match fate {
+            Ok(Fate::Forwarded) => {
+                stream.stats.forwarded += 1;
+                self.totals.forwarded += 1;
+            }
+            Ok(Fate::Consumed) => {
+                stream.stats.consumed += 1;
+                self.totals.consumed += 1;
+            }
+            Err(reason) => {
+                stream.drops.count(reason);
+                self.totals.drops.count(reason);
+            }
+        }
+        self.table.touch(socket.stream);
+    }
+
+    /// Carries out one command and answers it with exactly one `Done` or `Failed`.
+    pub fn apply(
+        &mut self,
+        now: Nanos,
+        correlation: u64,
+        command: &Command,
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) {
+        let now = self.advance(now);
+        events.push(match apply(&mut self.table, now, command, driver) {
+            Ok(()) => Event::Done { correlation },
+            Err(reason) => Event::Failed { correlation, reason },
+        });
+    }
+
+    /// Serves the timers that are due, at most `TIMERS_PER_TICK_MAX`.
+    pub fn tick(&mut self, now: Nanos, driver: &mut impl Driver, events: &mut impl EventSink) {
+        let now = self.advance(now);
+        for _ in 0..TIMERS_PER_TICK_MAX {
+            let Some(index) = self.table.wheel.pop(now) else { return };
+            self.expire(now, index, driver, events);
+        }
+        self.totals.ticks_cut_short += 1;
+    }
+
+    /// When `tick` should next be called, at the latest; none while no timer runs. May be in the past.
+    pub fn next_timeout(&self) -> Option<Nanos> {
+        self.table.wheel.next_due()
+    }
+
+    /// Visits the streams that changed since the last visit, each once, for the table writer.
+    pub fn for_each_dirty(&mut self, visit: impl FnMut(StreamIndex, &StreamView<'_>)) {
+        self.table.for_each_dirty(visit);
+    }
+
+    /// All open streams, for tests and inspection.
+    pub fn streams(&self) -> impl Iterator<Item = (StreamIndex, StreamView<'_>)> {
+        self.table.open()
+    }
+
+    /// What became of all packets so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    fn advance(&mut self, now: Nanos) -> Nanos {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    /// A packet's path, up to where it goes.
+    #[inline]
+    fn handle(
+        &mut self,
+        now: Nanos,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        packet: &mut [u8],
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) -> Result<Fate, DropReason> {
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(DropReason::TooLong);
+        }
+        let muxed = self.table[socket.stream].muxed();
+        match classify(socket.component, muxed, packet)? {
+            Kind::Rtp => self.handle_rtp(now, socket, source, packet, driver, events),
+            Kind::Rtcp => self.handle_rtcp(now, socket, source, packet, driver),
+        }
+    }
+
+    #[inline]
+    fn handle_rtp(
+        &mut self,
+        now: Nanos,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        packet: &mut [u8],
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) -> Result<Fate, DropReason> {
+        let stream = &mut self.table[socket.stream];
+        if stream.latch.is_foreign(source) {
+            return Err(DropReason::ForeignSource);
+        }
+        let packet = rtp::Packet::new_checked(packet).map_err(|error| match error {
+            rtp::Error::Truncated { .. } => DropReason::Truncated,
+            rtp::Error::BadVersion(_) => DropReason::BadVersion,
+            rtp::Error::BadPadding { .. } => DropReason::BadPadding,
+        })?;
+        let payload_type = stream.payload_type(packet.payload_type()).ok_or(DropReason::UnknownPayloadType)?;
+        if let Verdict::Latched(remote) = stream.latch.rtp(now, source, packet.ssrc(), packet.sequence())? {
+            stream.aim();
+            driver.connect(socket, remote);
+            events.push(Event::StreamUp { id: stream.id, remote });
+        }
+        if !stream.config.receive {
+            return Err(DropReason::Direction);
+        }
+        stream.hear(now, &packet, payload_type.clock_rate_hz);
+        if stream.timed_out {
+            stream.timed_out = false;
+            self.table.rearm(now, socket.stream);
+        }
+        relay::rtp(&mut self.table, now, socket.stream, payload_type, packet, driver)
+    }
+
+    fn handle_rtcp(
+        &mut self,
+        now: Nanos,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        packet: &[u8],
+        driver: &mut impl Driver,
+    ) -> Result<Fate, DropReason> {
+        let compound = rtcp::Compound::new_checked(packet).map_err(|_| DropReason::BadRtcp)?;
+        let stream = &mut self.table[socket.stream];
+        if let Verdict::Latched(remote) = stream.latch.rtcp(source)? {
+            stream.aim();
+            driver.connect(socket, remote);
+        }
+        stream.stats.rtcp_received += 1;
+        relay::rtcp(&mut self.table, now, socket.stream, compound, driver)
+    }
+
+    /// Serves one stream's timer: silence, then our own report.
+    fn expire(&mut self, now: Nanos, index: StreamIndex, driver: &mut impl Driver, events: &mut impl EventSink) {
+        let stream = &mut self.table[index];
+        if stream.silence_due().is_some_and(|due| due <= now) {
+            stream.timed_out = true;
+            events.push(Event::RtpTimeout { id: stream.id });
+            self.table.touch(index);
+        }
+        let stream = &mut self.table[index];
+        if stream.reporter.is_some_and(|r| r.next_at() <= now) {
+            report(stream, now, index, driver);
+            self.table.touch(index);
+        }
+        self.table.rearm(now, index);
+    }
+}
+
+/// Sends a stream's own report, once there is something to say and somebody to say it to.
+fn report(stream: &mut Stream, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+    let socket = stream.rtcp_socket(index);
+    let Some(reporter) = &mut stream.reporter else { return };
+    let (Some(to), true) = (stream.rtcp_to, stream.source.is_some()) else { return reporter.skip(now) };
+    let mut buffer = [0; RTCP_BYTES_MAX];
+    let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), false, &mut buffer);
+    driver.send(socket, to, packet);
+    stream.stats.rtcp_sent += 1;
+}

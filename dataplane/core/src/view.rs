@@ -1,0 +1,91 @@
+//! A stream as the worker writes it to the shared stream table.
+
+use crate::driver::Generation;
+use crate::stats::StreamStats;
+use crate::time::Nanos;
+use nebula_ring::command::{StreamConfig, StreamId};
+use nebula_ring::drops::DropCounters;
+use std::net::SocketAddr;
+
+/// One entry of the table. A destroyed stream is shown once more, with its final statistics and `open` false; its index
+/// is reused last of all free ones.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamView<'a> {
+    /// Its id.
+    pub id: StreamId,
+    /// Which of those that had this index.
+    pub generation: Generation,
+    /// Whether it lives.
+    pub open: bool,
+    /// As control last set it.
+    pub config: &'a StreamConfig,
+    /// When it was created.
+    pub created_at: Nanos,
+    /// When RTP was last accepted.
+    pub rtp_at: Option<Nanos>,
+    /// Whether `RtpTimeout` was reported and no RTP has come since.
+    pub timed_out: bool,
+    /// Whether the latch has closed: the peer is known.
+    pub latched: bool,
+    /// Where its RTP goes: the latched address, or the signalled one until then.
+    pub remote_rtp: Option<SocketAddr>,
+    /// The same for RTCP.
+    pub remote_rtcp: Option<SocketAddr>,
+    /// The stream it is bridged with.
+    pub bridged_with: Option<StreamId>,
+    /// The peer's RTP source, once heard.
+    pub source: Option<RtpPosition>,
+    /// What was last sent to the peer: our own source for echo, the other leg's for a bridge.
+    pub sent: Option<RtpPosition>,
+    /// Totals.
+    pub stats: StreamStats,
+    /// Refused packets by reason.
+    pub drops: &'a DropCounters,
+}
+
+/// Where an RTP source stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RtpPosition {
+    /// Its SSRC.
+    pub ssrc: u32,
+    /// The highest sequence number, extended by the count of its wraps (RFC 3550 A.1) in the upper 16 bits.
+    pub sequence_extended: u32,
+    /// The RTP timestamp of the last packet.
+    pub timestamp: u32,
+}
+
+impl RtpPosition {
+    /// Moves on to a packet; a late one or another SSRC is followed as it is.
+    #[inline]
+    pub(crate) fn follow(before: Option<Self>, ssrc: u32, sequence: u16, timestamp: u32) -> Self {
+        let cycles = match before {
+            Some(before) if before.ssrc == ssrc => {
+                let last = before.sequence_extended as u16;
+                let wrapped = sequence < last && sequence.wrapping_sub(last) < 0x8000;
+                let unwrapped = sequence > last && last.wrapping_sub(sequence) < 0x8000;
+                let cycles = before.sequence_extended & 0xffff_0000;
+                cycles.wrapping_add(u32::from(wrapped) << 16).wrapping_sub(u32::from(unwrapped) << 16)
+            }
+            _ => 0,
+        };
+        Self { ssrc, sequence_extended: cycles | u32::from(sequence), timestamp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wraps_are_followed_both_ways() {
+        let mut at = None;
+        let seen: Vec<u32> = [65535u16, 0, 65534, 1]
+            .into_iter()
+            .map(|sequence| {
+                at = Some(RtpPosition::follow(at, 1, sequence, 0));
+                at.map_or(0, |p| p.sequence_extended)
+            })
+            .collect();
+        assert_eq!(seen, [65535, 0x1_0000, 65534, 0x1_0001]);
+    }
+}

@@ -1,0 +1,61 @@
+//! The command line. Ranges are checked here, so that everything behind it can rely on them.
+
+use nebula_core::limits::STREAMS_MAX;
+use nebula_ring::Sizes;
+use nebula_ring::segment::WORKERS_MAX;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Nebula's media plane: relays RTP on its own, as told by the media agent over shared memory.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(version)]
+pub struct Options {
+    /// The Unix socket at which control attaches
+    #[arg(long, default_value = "/run/nebula/dataplane.sock")]
+    pub socket: PathBuf,
+
+    /// Cores for the workers, one pinned to each, such as 0,2,3. Without it there is one worker, which the scheduler places
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(..1024))]
+    pub cores: Vec<u16>,
+
+    /// Streams (call legs) per worker
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(STREAMS_MAX)))]
+    pub streams_max: u32,
+
+    /// Receive buffers per worker, of 1,536 bytes each: a power of two from 64 to 32,768
+    #[arg(long, default_value_t = 1024, value_parser = buffers)]
+    pub buffers: u16,
+
+    /// SO_RCVBUF of each media socket in bytes; the system's default without it
+    #[arg(long)]
+    pub socket_buffer_bytes: Option<usize>,
+
+    /// How long a busy worker gathers packets before it handles them, in microseconds: saves system calls, costs latency.
+    /// 0 handles each at once
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub batch_us: u64,
+}
+
+impl Options {
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.cores.len().max(1)
+    }
+
+    /// The segment's sizes. `WORKERS_MAX` is checked where the segment is made.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { workers: self.workers(), command_slots: 1024, event_slots: 1024, streams: self.streams_max as usize }
+    }
+
+    /// See `batch_us`.
+    pub fn batch(&self) -> Option<Duration> {
+        (self.batch_us > 0).then(|| Duration::from_micros(self.batch_us))
+    }
+}
+
+const _: () = assert!(WORKERS_MAX == 64, "named in the documentation");
+
+fn buffers(text: &str) -> Result<u16, String> {
+    let buffers: u16 = text.parse().map_err(|_| "not a number up to 32768".to_owned())?;
+    if buffers.is_power_of_two() && buffers >= 64 { Ok(buffers) } else { Err("not a power of two from 64".into()) }
+}

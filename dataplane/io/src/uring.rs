@@ -1,0 +1,360 @@
+//! The io_uring driver: one ring per worker, on the worker's thread alone.
+//!
+//! Receiving: each socket has a multishot RecvMsg into one ring of provided buffers shared by all. Sending: a received
+//! buffer is sent as it lies, and everything queued in a turn goes to the kernel with the one system call in which the
+//! worker also waits for more. Sends carry MSG_DONTWAIT, so that the kernel does them during that call or not at all: when it
+//! returns, the buffers are free again, and a send that went well needs no completion.
+//!
+//! Sockets are always received from with the source address, connected or not: what was queued before a connect is thus
+//! never taken for the peer's.
+
+mod buffers;
+mod outbox;
+mod sockets;
+
+use buffers::Pool;
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use nebula_core::driver::{Driver, OpenError, Socket};
+use outbox::Outbox;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use sockets::{Operation, Sockets, Token};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Entries of the submission queue. A turn that queues more pays one more system call.
+const SUBMISSIONS: u32 = 1024;
+/// Completions looked at in one turn; the rest wait for the next.
+const COMPLETIONS_PER_TURN_MAX: usize = 1024;
+/// The one group of provided buffers.
+const BUFFER_GROUP: u16 = 0;
+/// IORING_ENTER_GETEVENTS.
+const ENTER_GETEVENTS: u32 = 1;
+
+/// How the driver is sized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Streams, each with up to two sockets.
+    pub streams_max: u32,
+    /// Receive buffers, a power of two up to 32,768, of 1,536 bytes.
+    pub buffers: u16,
+    /// SO_RCVBUF of each socket in bytes; none leaves the system's default.
+    pub socket_buffer_bytes: Option<usize>,
+}
+
+/// What the driver counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Waits, that is turns.
+    pub turns: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Packets queued to send.
+    pub sent: u64,
+    /// Of these, refused by the kernel.
+    pub send_failed: u64,
+    /// Packets dropped before the kernel, because the kernel took no more.
+    pub send_overflow: u64,
+    /// Receives that stopped for want of a buffer.
+    pub buffers_exhausted: u64,
+    /// Receives armed anew.
+    pub rearmed: u64,
+    /// Completions for closed sockets.
+    pub stale: u64,
+}
+
+/// Why the driver cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel has no io_uring, an older one, or forbids it (sysctl kernel.io_uring_disabled, seccomp).
+    #[error("io_uring is not available: {0} (needs Linux 6.0 and kernel.io_uring_disabled = 0)")]
+    Unavailable(io::Error),
+    /// A resource could not be registered.
+    #[error("io_uring: cannot register {what}: {source}")]
+    Register {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// See the module.
+pub struct Uring {
+    ring: IoUring,
+    pool: Rc<Pool>,
+    sockets: Sockets,
+    outbox: Outbox,
+    /// Receives that have ended and must be armed anew, unless their socket was closed since.
+    rearm: Vec<Token>,
+    completions: Vec<cqueue::Entry>,
+    /// Tells the kernel how much room each buffer has for the source address.
+    receive_header: Box<libc::msghdr>,
+    wakeup: OwnedFd,
+    /// Where the packet at hand is to go, once its handler returns.
+    forward: Option<(Socket, SocketAddr)>,
+    min_wait: bool,
+    counters: Counters,
+}
+
+impl Uring {
+    /// Sets up everything, on the thread that will use it. `wakeup` is an eventfd that ends a wait.
+    pub fn new(options: Options, wakeup: OwnedFd) -> Result<Self, Error> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(2 * (u32::from(options.buffers) + SUBMISSIONS))
+            .setup_clamp()
+            .build(SUBMISSIONS)
+            .map_err(Error::Unavailable)?;
+        let register = |what| move |source| Error::Register { what, source };
+        let sockets = Sockets::new(options.streams_max, options.socket_buffer_bytes);
+        ring.submitter()
+            .register_files_sparse(sockets.slots())
+            .map_err(register("the file table (two files per stream must be within the limit of open files)"))?;
+        let pool = Pool::new(options.buffers).map_err(|errno| register("buffers")(errno.into()))?;
+        pool.register(&ring.submitter(), BUFFER_GROUP).map_err(register("buffers"))?;
+        let min_wait = ring.params().is_feature_min_timeout();
+        let mut uring = Self {
+            outbox: Outbox::new(SUBMISSIONS as usize, options.buffers),
+            rearm: Vec::with_capacity(sockets.slots() as usize),
+            completions: Vec::with_capacity(COMPLETIONS_PER_TURN_MAX),
+            receive_header: Box::new(buffers::receive_header()),
+            ring,
+            pool: Rc::new(pool),
+            sockets,
+            wakeup,
+            forward: None,
+            min_wait,
+            counters: Counters::default(),
+        };
+        uring.arm_wakeup();
+        Ok(uring)
+    }
+
+    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `batch`, once
+    /// awake-worthy things happen it sleeps on for up to that long to gather more: fewer turns, a little latency.
+    pub fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
+        self.counters.turns += 1;
+        self.arm_ended_receives();
+        let timeout = timeout.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(timeout) = &timeout {
+            args = args.timespec(timeout);
+        }
+        let batch = batch.filter(|_| self.min_wait);
+        if let Some(batch) = batch {
+            args = args.min_wait_usec(batch.as_micros() as u32);
+        }
+        let want = if batch.is_some() { COMPLETIONS_PER_TURN_MAX } else { 1 };
+        let result = self.ring.submitter().submit_with_args(want, &args);
+        self.recycle_sent();
+        match result.map_err(|error| error.raw_os_error().unwrap_or(0)) {
+            // EBUSY and EAGAIN: completions must be taken first. What was not submitted stays queued.
+            Ok(_) | Err(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// Hands each packet that has come to `handle`, which may call the driver meanwhile.
+    pub fn receive(&mut self, mut handle: impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut [u8])) {
+        let mut completions = std::mem::take(&mut self.completions);
+        completions.extend(self.ring.completion().take(COMPLETIONS_PER_TURN_MAX));
+        // Packets lie in the pool while they are handled; this keeps it whatever the handler does with `self`.
+        let pool = Rc::clone(&self.pool);
+        for completion in completions.drain(..) {
+            let token = Token::from(completion.user_data());
+            match token.operation {
+                Operation::Receive => self.received(&pool, token, &completion, &mut handle),
+                Operation::Send => self.counters.send_failed += u64::from(completion.result() < 0),
+                Operation::Wakeup if !cqueue::more(completion.flags()) => self.arm_wakeup(),
+                Operation::Wakeup | Operation::Cancel => {}
+            }
+        }
+        pool.provide();
+        self.completions = completions;
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn received(
+        &mut self,
+        pool: &Pool,
+        token: Token,
+        completion: &cqueue::Entry,
+        handle: &mut impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut [u8]),
+    ) {
+        let socket = self.sockets.socket_of(token);
+        if !cqueue::more(completion.flags()) && socket.is_some() {
+            self.rearm.push(token);
+        }
+        self.counters.buffers_exhausted += u64::from(completion.result() == -libc::ENOBUFS);
+        let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return };
+        let Some(socket) = socket else {
+            self.counters.stale += 1;
+            return pool.release(buffer);
+        };
+        // SAFETY: the kernel gave this buffer to us with this completion, and it is given back or sent only below.
+        let packet = unsafe { pool.packet(buffer, completion.result()) };
+        let Some((source, packet)) = packet else { return pool.release(buffer) };
+        self.counters.received += 1;
+        self.forward = None;
+        let (start, len) = (packet.as_ptr(), packet.len());
+        handle(self, socket, source, packet);
+        match self.forward.take() {
+            Some((from, to)) if self.make_room(0) && self.queue(from, to, start, len) => {
+                self.outbox.buffer_in_flight(buffer)
+            }
+            _ => pool.release(buffer),
+        }
+    }
+
+    /// Queues a send, for which `make_room` has made room; false if the socket is gone. The bytes must stay as they are
+    /// until the outbox is submitted.
+    fn queue(&mut self, from: Socket, to: SocketAddr, start: *const u8, len: usize) -> bool {
+        let Some((slot, peer)) = self.sockets.route(from) else { return false };
+        let mut send = opcode::Send::new(Fixed(slot), start, len as u32).flags(libc::MSG_DONTWAIT);
+        if peer != Some(to) {
+            let (address, address_len) = self.outbox.address(to);
+            send = send.dest_addr(address).dest_addr_len(address_len);
+        }
+        let send = send.build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.counters.sent += 1;
+        self.push(&send.user_data(Token::new(Operation::Send, slot, 0).into()))
+    }
+
+    /// Sees to it that one more send fits, with a copy of so many bytes. Submitting is what makes room, and it also lets go
+    /// of what is kept for earlier sends: so this comes before anything is kept for the next.
+    fn make_room(&mut self, copy_bytes: usize) -> bool {
+        let full = self.ring.submission().is_full();
+        let room = (!full && self.outbox.has_room_for(copy_bytes)) || self.flush();
+        self.counters.send_overflow += u64::from(!room);
+        room
+    }
+
+    /// Puts an entry on the submission queue, making room if need be.
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
+        if self.ring.submission().is_full() && !self.flush() {
+            return false;
+        }
+        // SAFETY: whatever the entry points at outlives its submission: buffers in flight and the outbox are reused only
+        // after it, the receive header lives as long as the ring.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits everything queued without waiting; true if the kernel took all.
+    fn flush(&mut self) -> bool {
+        for _ in 0..SUBMISSIONS {
+            let len = self.ring.submission().len();
+            if len == 0 {
+                break;
+            }
+            // SAFETY: no argument is passed, and the entries are as `push` demands.
+            let result = unsafe { self.ring.submitter().enter::<()>(len as u32, 0, ENTER_GETEVENTS, None) };
+            match result.map_err(|error| error.raw_os_error()) {
+                Ok(_) | Err(Some(libc::EINTR)) => {}
+                Err(_) => break,
+            }
+        }
+        self.recycle_sent();
+        self.ring.submission().is_empty()
+    }
+
+    /// After a submission: what the kernel has taken, it has also sent or refused.
+    fn recycle_sent(&mut self) {
+        if self.ring.submission().is_empty() {
+            self.outbox.submitted(|buffer| self.pool.release(buffer));
+            self.pool.provide();
+        }
+    }
+
+    fn arm_ended_receives(&mut self) {
+        if !self.rearm.is_empty() && self.outbox.holds_buffers() {
+            // The receive may have ended for want of just these buffers.
+            self.flush();
+        }
+        while let Some(token) = self.rearm.pop() {
+            if self.sockets.socket_of(token).is_some() {
+                if !self.arm(token) {
+                    return self.rearm.push(token);
+                }
+                self.counters.rearmed += 1;
+            }
+        }
+    }
+
+    fn arm(&mut self, token: Token) -> bool {
+        let receive = opcode::RecvMsgMulti::new(Fixed(token.slot), &*self.receive_header, BUFFER_GROUP).build();
+        self.push(&receive.user_data(token.into()))
+    }
+
+    fn arm_wakeup(&mut self) {
+        let poll = opcode::PollAdd::new(Fd(self.wakeup.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        // A full queue that cannot be emptied is a broken ring: the next wait reports it.
+        self.push(&poll.user_data(Token::new(Operation::Wakeup, 0, 0).into()));
+    }
+}
+
+impl Driver for Uring {
+    fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(), OpenError> {
+        let (token, fd) = self.sockets.open(socket, local)?;
+        let registered = self.ring.submitter().register_files_update(token.slot, &[fd.as_raw_fd()]);
+        if let Err(error) = registered {
+            self.sockets.close(socket);
+            return Err(sockets::open_error(&error));
+        }
+        if !self.arm(token) {
+            self.rearm.push(token);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, socket: Socket) {
+        let Some((token, fd)) = self.sockets.close(socket) else { return };
+        // The receive holds the socket, so it must be gone before the port is free. What was queued to send goes first.
+        let cancel = opcode::AsyncCancel::new(token.into()).build();
+        self.push(&cancel.user_data(Token::new(Operation::Cancel, token.slot, 0).into()));
+        self.flush();
+        let _ = self.ring.submitter().register_files_update(token.slot, &[-1]);
+        drop(fd);
+    }
+
+    fn connect(&mut self, socket: Socket, remote: SocketAddr) {
+        self.sockets.connect(socket, remote);
+    }
+
+    fn disconnect(&mut self, socket: Socket) {
+        self.sockets.disconnect(socket);
+    }
+
+    fn forward(&mut self, from: Socket, to: SocketAddr) {
+        debug_assert!(self.forward.is_none(), "at most once per packet");
+        self.forward = Some((from, to));
+    }
+
+    fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
+        if self.make_room(packet.len())
+            && let Some(start) = self.outbox.copy(packet)
+        {
+            self.queue(from, to, start, packet.len());
+        }
+    }
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+/// Duplicates an eventfd for `Uring::new`.
+pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)
+}
