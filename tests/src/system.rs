@@ -195,13 +195,17 @@ pub fn extension(state: &Path, arguments: &[&str]) -> (ExitStatus, String, Strin
     run(command)
 }
 
-/// The programs that were told of a folder on their command line: what a system in it has left running.
+/// Our programs that were told of a folder on their command line: what a system in it has left running. Only ours:
+/// what else runs on a host may well name a folder such as `/proc/self`.
 pub fn running_in(state: &Path) -> Vec<i32> {
+    let ours = binary("nebula").parent().expect("a folder").to_path_buf();
     let state = state.to_string_lossy().into_owned();
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let told = |pid: &i32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&state))
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.starts_with(&ours))
+            && std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&state))
     };
     pids.filter(told).collect()
 }
