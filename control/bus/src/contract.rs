@@ -430,7 +430,40 @@ pub mod to_proxy {
         "channel.dtmf" ChannelDtmf(super::to_switchboard::Dtmf) -> Accepted;
         /// End a leg, whatever state it is in: BYE, CANCEL or a refusal. No `channel.hangup` comes back for it.
         "channel.hangup" ChannelHangup(super::to_switchboard::Ended) -> Accepted;
+        /// A switchboard is, from now on or again, the owner of these legs: reports go to it, those that nobody has
+        /// confirmed go to it anew, and requests with a lower fence are refused.
+        "channel.adopt" ChannelAdopt(Adopt) -> Adopted;
     }}
+
+    /// Parameters of `channel.adopt`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Adopt {
+        /// The owner.
+        pub switchboard: InstanceId,
+        /// Its fence; lower ones are refused afterwards.
+        pub fence: u64,
+        /// The legs, each with its call.
+        pub channels: Vec<(ChannelId, CallId)>,
+    }
+
+    /// Reply to `channel.adopt`: where each leg stands.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Adopted {
+        /// In the order of the request.
+        pub channels: Vec<(ChannelId, Phase)>,
+    }
+
+    /// Where a leg stands, as far as its owner must know.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Phase {
+        /// It has ended, or was never here.
+        Gone,
+        /// Its first INVITE has no final response yet.
+        Early,
+        /// Answered.
+        Answered,
+    }
 
     /// Parameters of `channel.dial`.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -511,7 +544,28 @@ pub mod to_media {
         "bridge.create" BridgeCreate(Bridge) -> Accepted;
         /// Take two streams apart. Idempotent.
         "bridge.destroy" BridgeDestroy(Bridge) -> Accepted;
+        /// A switchboard is, from now on or again, the owner of these streams: reports go to it, and requests with a
+        /// lower fence are refused.
+        "stream.adopt" StreamAdopt(AdoptStreams) -> AdoptedStreams;
     }}
+
+    /// Parameters of `stream.adopt`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct AdoptStreams {
+        /// The owner.
+        pub switchboard: InstanceId,
+        /// Its fence; lower ones are refused afterwards.
+        pub fence: u64,
+        /// The streams.
+        pub streams: Vec<StreamId>,
+    }
+
+    /// Reply to `stream.adopt`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct AdoptedStreams {
+        /// Those that this agent has.
+        pub alive: Vec<StreamId>,
+    }
 
     /// One step of offer/answer.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

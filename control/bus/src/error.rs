@@ -53,6 +53,9 @@ pub mod code {
     pub const INVALID_REQUEST: &str = "invalid_request";
     /// Permanent: not JSON.
     pub const PARSE_ERROR: &str = "parse_error";
+    /// Permanent: a newer owner of the call (or a newer process of the same name) has taken over; see
+    /// [`crate::membership`].
+    pub const FENCED: &str = "fenced";
     /// Permanent: the reply is not what the contract says.
     pub const INVALID_REPLY: &str = "invalid_reply";
 }

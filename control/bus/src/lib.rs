@@ -9,9 +9,11 @@
 pub mod contract;
 pub mod error;
 pub mod events;
+pub mod membership;
 pub mod registry;
 pub mod rpc;
 pub mod serve;
+pub mod snapshots;
 
 mod backend;
 mod gateway;
@@ -22,6 +24,8 @@ mod wire;
 
 pub use error::{Category, Error};
 pub use events::Subscription;
+pub use membership::Membership;
 pub use registry::Announcement;
 pub use rpc::{Bus, Context, Counts, Target};
 pub use serve::{Call, Inbox, Request};
+pub use snapshots::{Keep, Snapshots};

@@ -47,13 +47,15 @@ pub struct Context {
     pub deadline: Instant,
     /// Two requests of a method with the same key act once and get the same answer.
     pub idempotency_key: Option<Arc<str>>,
+    /// The fence of the call's owner, on requests about a call: a callee refuses those lower than the highest it saw.
+    pub fence: Option<u64>,
 }
 
 impl Context {
     /// A new chain, with this much time.
     pub fn new(timeout: Duration) -> Self {
         let request_id = ulid::Ulid::new().to_string().into();
-        Self { request_id, deadline: Instant::now() + timeout, idempotency_key: None }
+        Self { request_id, deadline: Instant::now() + timeout, idempotency_key: None, fence: None }
     }
 
     /// For a request that this one causes: the same chain and deadline, no key.
@@ -72,6 +74,12 @@ impl Context {
         self
     }
 
+    /// The same with the fence of the call's owner.
+    pub fn fence(mut self, fence: u64) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+
     /// The time left; zero when the deadline has passed.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
@@ -83,6 +91,7 @@ impl Context {
             // Rounded up: a millisecond too long harms nothing, none left would refuse a request that has time.
             timeout_ms: Some(self.remaining().as_micros().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
             idempotency_key: self.idempotency_key.as_deref().map(Into::into),
+            fence: self.fence,
         }
     }
 }

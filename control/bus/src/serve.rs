@@ -104,6 +104,7 @@ impl Inbox {
                 request_id: envelope.meta.request_id.into(),
                 deadline,
                 idempotency_key: envelope.meta.idempotency_key.map(Into::into),
+                fence: envelope.meta.fence,
             },
             open: Some(Open { waiter, key, recent: self.recent.clone() }),
         })

@@ -20,6 +20,9 @@ pub(crate) struct Meta<'a> {
     pub timeout_ms: Option<u64>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<Cow<'a, str>>,
+    /// The fence of the call's owner, on requests about a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
 }
 
 /// A request as it is written; `P` is typed parameters or raw JSON.

@@ -163,6 +163,10 @@ async fn to_the_proxy(checked: &mut Checked) {
     checked.round_trip::<ChannelReinvite>(answer, Accepted {}).await;
     checked.round_trip::<ChannelDtmf>(dtmf, Accepted {}).await;
     checked.round_trip::<ChannelHangup>(to_switchboard::Ended { channel_id: "a".into(), cause }, Accepted {}).await;
+    let adopt = Adopt { switchboard: "s".into(), fence: 7, channels: vec![("a".into(), "c".into())] };
+    let phases = [Phase::Gone, Phase::Early, Phase::Answered];
+    let channels = phases.into_iter().map(|phase| ("a".into(), phase)).collect();
+    checked.round_trip::<ChannelAdopt>(adopt, Adopted { channels }).await;
 }
 
 async fn to_the_media_agent(checked: &mut Checked) {
@@ -198,4 +202,6 @@ async fn to_the_media_agent(checked: &mut Checked) {
     checked.round_trip::<StreamGet>(Stream { stream_id: "1".into() }, stats).await;
     checked.round_trip::<BridgeCreate>(bridge.clone(), Accepted {}).await;
     checked.round_trip::<BridgeDestroy>(bridge, Accepted {}).await;
+    let adopt = AdoptStreams { switchboard: "s".into(), fence: 7, streams: vec!["1".into(), "2".into()] };
+    checked.round_trip::<StreamAdopt>(adopt, AdoptedStreams { alive: vec!["2".into()] }).await;
 }
