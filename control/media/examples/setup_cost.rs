@@ -18,7 +18,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bus = Bus::local();
     let _switchboard = bus.serve(Role::Switchboard, "switchboard".into());
     let options = nebula_media::Options { dataplane_socket, ..nebula_media::Options::default() };
-    let agent = nebula_media::start(options, bus.clone()).await?;
+    let agent =
+        nebula_media::start(options, bus.clone(), nebula_bus::Membership::alone(nebula_bus::contract::Role::Media))
+            .await?;
     while !agent.ready() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

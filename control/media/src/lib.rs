@@ -22,8 +22,8 @@ mod stats;
 
 pub use options::{Error, Options};
 
-use nebula_bus::Bus;
 use nebula_bus::contract::{InstanceId, Role};
+use nebula_bus::{Bus, Membership};
 use ring_client::RingClient;
 use service::Service;
 use std::sync::Arc;
@@ -40,9 +40,9 @@ pub struct Handle {
 }
 
 /// Starts an agent. It serves at once and is ready when it has attached to the dataplane, which it keeps trying.
-pub async fn start(options: Options, bus: Bus) -> Result<Handle, Error> {
+pub async fn start(options: Options, bus: Bus, member: Membership) -> Result<Handle, Error> {
     options.check()?;
-    let instance = InstanceId(format!("media-{}", ulid::Ulid::new()));
+    let instance = member.instance.clone();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let timeout = Duration::from_millis(options.command_timeout_ms.into());
     let (ring, news, stay_attached) = RingClient::new(options.dataplane_socket.clone(), timeout, stop.clone());

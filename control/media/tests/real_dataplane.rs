@@ -141,7 +141,10 @@ async fn stage(folder: &Path) -> Option<(Stage, Dataplane)> {
     // Above the ephemeral range of most hosts; what is taken nevertheless is passed over.
     let options =
         Options { dataplane_socket: socket, rtp_port_min: 61_000, rtp_port_max: 64_999, ..Options::default() };
-    let agent = nebula_media::start(options, bus.clone()).await.unwrap();
+    let agent =
+        nebula_media::start(options, bus.clone(), nebula_bus::Membership::alone(nebula_bus::contract::Role::Media))
+            .await
+            .unwrap();
     let ready = async {
         while !agent.ready() {
             tokio::time::sleep(Duration::from_millis(1)).await;

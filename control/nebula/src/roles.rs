@@ -5,8 +5,8 @@ use crate::config::Config;
 use crate::runtime::{RolePorts, StopSignals};
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
-use nebula_bus::Bus;
 use nebula_bus::contract::{InstanceId, Role};
+use nebula_bus::{Bus, Membership};
 use nebula_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,15 +28,17 @@ pub struct Roles {
 impl Roles {
     /// Starts them. What has been started is stopped again when a later one fails.
     pub async fn start(config: &Config, sip: nebula_proxy::Bound, bus: &Bus, store: &Store) -> Result<Self> {
-        let media = nebula_media::start(config.media.clone(), bus.clone()).await?;
-        let switchboard = match nebula_switchboard::start(config.calls.clone(), bus.clone(), store.clone()).await {
-            Ok(switchboard) => switchboard,
-            Err(e) => {
-                media.stop().await;
-                return Err(e.into());
-            }
-        };
-        match sip.serve(bus.clone(), store.clone()) {
+        let media = nebula_media::start(config.media.clone(), bus.clone(), Membership::alone(Role::Media)).await?;
+        let member = Membership::alone(Role::Switchboard);
+        let switchboard =
+            match nebula_switchboard::start(config.calls.clone(), bus.clone(), store.clone(), member).await {
+                Ok(switchboard) => switchboard,
+                Err(e) => {
+                    media.stop().await;
+                    return Err(e.into());
+                }
+            };
+        match sip.serve(bus.clone(), store.clone(), Membership::alone(Role::Proxy)) {
             Ok(proxy) => Ok(Self { media, switchboard, proxy }),
             Err(e) => {
                 switchboard.stop().await;

@@ -18,8 +18,8 @@ pub mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use nebula_bus::Bus;
 use nebula_bus::contract::InstanceId;
+use nebula_bus::{Bus, Membership};
 use nebula_store::Store;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -70,13 +70,13 @@ pub async fn bind(options: Options) -> Result<Bound, Error> {
 }
 
 /// Opens the sockets and begins to answer.
-pub async fn start(options: Options, bus: Bus, store: Store) -> Result<Handle, Error> {
-    bind(options).await?.serve(bus, store)
+pub async fn start(options: Options, bus: Bus, store: Store, member: Membership) -> Result<Handle, Error> {
+    bind(options).await?.serve(bus, store, member)
 }
 
 impl Bound {
     /// Begins to answer.
-    pub fn serve(self, bus: Bus, store: Store) -> Result<Handle, Error> {
+    pub fn serve(self, bus: Bus, store: Store, member: Membership) -> Result<Handle, Error> {
         let Self { options, transports, inbound } = self;
         let mut seeds = [[0; 16]; 3];
         for seed in &mut seeds {
@@ -84,7 +84,7 @@ impl Bound {
         }
         let ip = options.listen.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let local_addr = SocketAddr::new(ip, transports.port());
-        let instance = InstanceId(format!("proxy-{}", ulid::Ulid::new()));
+        let instance = member.instance.clone();
         let (status, watcher) = watch::channel(Status::default());
         tracing::info!(instance = %instance, address = %local_addr, "SIP edge listens");
         let parts = Parts {

@@ -13,8 +13,8 @@ mod options;
 pub mod services;
 mod shell;
 
-use nebula_bus::Bus;
 use nebula_bus::contract::{InstanceId, Role};
+use nebula_bus::{Bus, Membership};
 use nebula_store::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -33,9 +33,9 @@ pub struct Handle {
 
 /// Begins to answer on the bus, and closes what switchboards that are gone have left in the store. Install the metrics
 /// recorder before, or nothing is counted.
-pub async fn start(options: Options, bus: Bus, store: Store) -> Result<Handle, Error> {
+pub async fn start(options: Options, bus: Bus, store: Store, member: Membership) -> Result<Handle, Error> {
     options.check()?;
-    let instance = InstanceId(format!("switchboard-{}", ulid::Ulid::new()));
+    let instance = member.instance.clone();
     let inbox = bus.serve(Role::Switchboard, instance.clone());
     let (shell, orders, status) = Shell::new(options, instance.clone(), bus, store);
     let task = tokio::spawn(shell.run(inbox));

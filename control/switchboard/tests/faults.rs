@@ -107,7 +107,14 @@ async fn calls_of_a_dead_switchboard_are_closed_once() {
     calls::answered(&store, "talking", "answered", 3_000, Some(snapshot)).await.unwrap();
 
     // Another switchboard starts: the first is living, the dead one's calls are closed.
-    let second = nebula_switchboard::start(options(), world.bus.clone(), store.clone()).await.unwrap();
+    let second = nebula_switchboard::start(
+        options(),
+        world.bus.clone(),
+        store.clone(),
+        nebula_bus::Membership::alone(nebula_bus::contract::Role::Switchboard),
+    )
+    .await
+    .unwrap();
     world.expect("hangup a 500").await;
     world.expect(&format!("hangup {living}-1 500")).await;
     for (id, answered) in [("ringing", None), ("talking", Some(3_000))] {
@@ -118,7 +125,14 @@ async fn calls_of_a_dead_switchboard_are_closed_once() {
     assert_eq!(world.script.lock().unwrap().destroyed.len(), 2);
     assert!(cdrs::get(&store, living.as_str()).await.unwrap().is_none(), "a living switchboard's call was closed");
 
-    let third = nebula_switchboard::start(options(), world.bus.clone(), store.clone()).await.unwrap();
+    let third = nebula_switchboard::start(
+        options(),
+        world.bus.clone(),
+        store.clone(),
+        nebula_bus::Membership::alone(nebula_bus::contract::Role::Switchboard),
+    )
+    .await
+    .unwrap();
     third.stop().await;
     world.tell::<CallHangup>(GetCall { call_id: living.clone() }).await.unwrap();
     world.cdr(&living).await;

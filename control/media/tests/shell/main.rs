@@ -80,7 +80,9 @@ pub(crate) async fn agent(dataplane_socket: PathBuf, bus: &Bus) -> Handle {
         command_timeout_ms: 2_000,
         ..Options::default()
     };
-    nebula_media::start(options, bus.clone()).await.unwrap()
+    nebula_media::start(options, bus.clone(), nebula_bus::Membership::alone(nebula_bus::contract::Role::Media))
+        .await
+        .unwrap()
 }
 
 pub(crate) async fn until_ready(agent: &Handle) {

@@ -59,7 +59,14 @@ impl Rig {
         let bus = Bus::local();
         let switchboard = Switchboard { inbox: bus.serve(Role::Switchboard, "switchboard-test".into()) };
         let options = Options { listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], port: 0, ..options };
-        let edge = nebula_proxy::start(options, bus.clone(), store.clone()).await.expect("an edge");
+        let edge = nebula_proxy::start(
+            options,
+            bus.clone(),
+            store.clone(),
+            nebula_bus::Membership::alone(nebula_bus::contract::Role::Proxy),
+        )
+        .await
+        .expect("an edge");
         Self { edge, bus, store, switchboard }
     }
 

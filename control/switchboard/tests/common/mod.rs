@@ -60,7 +60,14 @@ impl World {
         let (sender, asked) = mpsc::unbounded_channel();
         tokio::spawn(proxy(bus.serve(Role::Proxy, "proxy".into()), sender, script.clone()));
         tokio::spawn(agent(bus.serve(Role::Media, "media".into()), script.clone()));
-        let switchboard = nebula_switchboard::start(options, bus.clone(), store.clone()).await.unwrap();
+        let switchboard = nebula_switchboard::start(
+            options,
+            bus.clone(),
+            store.clone(),
+            nebula_bus::Membership::alone(nebula_bus::contract::Role::Switchboard),
+        )
+        .await
+        .unwrap();
         World { bus, store, switchboard, script, asked, waiting: Vec::new() }
     }
 
