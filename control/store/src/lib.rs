@@ -16,6 +16,7 @@ pub mod extensions;
 pub mod locations;
 pub mod outbox;
 pub mod publisher;
+pub mod snapshots;
 pub mod store;
 
 mod entity;
