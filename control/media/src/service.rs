@@ -309,7 +309,10 @@ async fn insist(ring: RingClient, first: impl Future<Output = Result<(), RingErr
 
 fn stream_of(command: &Command) -> u64 {
     match command {
-        Command::CreateStream { id, .. } | Command::UpdateStream { id, .. } | Command::DestroyStream { id } => id.0,
+        Command::CreateStream { id, .. }
+        | Command::ResumeStream { id, .. }
+        | Command::UpdateStream { id, .. }
+        | Command::DestroyStream { id } => id.0,
         Command::CreateBridge { a, .. } | Command::DestroyBridge { a, .. } => a.0,
     }
 }

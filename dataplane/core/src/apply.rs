@@ -5,17 +5,20 @@ use crate::driver::{Component, Driver, OpenError, Socket, StreamIndex, bindable}
 use crate::egress::echo::Echo;
 use crate::egress::report::Reporter;
 use crate::limits::RTCP_BYTES_MAX;
+use crate::record;
 use crate::stream::{Stream, expectation};
 use crate::table::Table;
 use crate::time::Nanos;
 use nebula_ring::command::{Command, StreamConfig, StreamId};
 use nebula_ring::event::Reason;
+use nebula_ring::table::StreamRecord;
 use std::net::SocketAddr;
 
 /// Carries out one command.
 pub(crate) fn apply(table: &mut Table, now: Nanos, command: &Command, driver: &mut impl Driver) -> Result<(), Reason> {
     match command {
-        Command::CreateStream { id, config } => create_stream(table, now, *id, config, driver),
+        Command::CreateStream { id, config } => create_stream(table, now, *id, config, None, driver),
+        Command::ResumeStream { id, config, record } => create_stream(table, now, *id, config, Some(record), driver),
         Command::UpdateStream { id, config } => update_stream(table, now, *id, config, driver),
         Command::DestroyStream { id } => destroy_stream(table, now, *id, driver),
         Command::CreateBridge { a, b } => create_bridge(table, now, *a, *b, driver),
@@ -28,14 +31,21 @@ fn create_stream(
     now: Nanos,
     id: StreamId,
     config: &StreamConfig,
+    record: Option<&StreamRecord>,
     driver: &mut impl Driver,
 ) -> Result<(), Reason> {
     check(id, config)?;
+    if record.is_some_and(|record| !fits(record, id, config)) {
+        return Err(Reason::Invalid);
+    }
     if table.find(id).is_some() {
         return Err(Reason::StreamExists);
     }
     let index = table.vacant().ok_or(Reason::TableFull)?;
-    let stream = Stream::new(now, table.next_generation(), id, config);
+    let mut stream = Stream::new(now, table.next_generation(), id, config);
+    if let Some(record) = record {
+        record::resume(&mut stream, now, record);
+    }
     let rtp = stream.socket(index, Component::Rtp);
     driver.open(rtp, SocketAddr::new(config.local_ip, config.rtp_port)).map_err(refused)?;
     if !stream.muxed() {
@@ -44,6 +54,9 @@ fn create_stream(
             driver.close(rtp);
             return Err(refused(error));
         }
+    }
+    for (socket, peer) in record::known_peers(&stream, index).into_iter().flatten() {
+        driver.connect(socket, peer);
     }
     table.occupy(index, stream);
     settle(table, now, index, driver);
@@ -190,15 +203,24 @@ fn leave(stream: &mut Stream, now: Nanos, index: StreamIndex, driver: &mut impl 
 
 /// Whether a configuration makes sense at all.
 fn check(id: StreamId, config: &StreamConfig) -> Result<(), Reason> {
-    let address = |a: &SocketAddr| !a.ip().is_multicast() && a.is_ipv4() == config.local_ip.is_ipv4();
     let sound = id.0 != 0
         && config.ssrc != 0
         && config.rtp_port != 0
         && config.rtcp_port != 0
         && bindable(config.local_ip)
-        && [config.remote_rtp, config.remote_rtcp].iter().flatten().all(address)
+        && [config.remote_rtp, config.remote_rtcp].iter().flatten().all(|remote| is_peer(remote, config))
         && config.payload_types.as_slice().iter().all(|p| p.number < 128 && p.forward_as < 128 && p.clock_rate_hz > 0);
     sound.then_some(()).ok_or(Reason::Invalid)
+}
+
+/// Whether a record can be of that stream: it is of that name, and the peer that it was latched to can be sent to.
+fn fits(record: &StreamRecord, id: StreamId, config: &StreamConfig) -> bool {
+    let peers = [record.remote_rtp(), record.remote_rtcp()];
+    record.id == id.0 && peers.iter().flatten().all(|peer| is_peer(peer, config))
+}
+
+fn is_peer(address: &SocketAddr, config: &StreamConfig) -> bool {
+    !address.ip().is_multicast() && address.is_ipv4() == config.local_ip.is_ipv4()
 }
 
 fn refused(error: OpenError) -> Reason {

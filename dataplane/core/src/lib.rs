@@ -13,6 +13,7 @@ pub mod engine;
 mod ids;
 pub mod ingress;
 pub mod limits;
+pub mod record;
 pub mod source;
 pub mod stats;
 mod stream;

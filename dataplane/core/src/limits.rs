@@ -37,6 +37,7 @@ pub const MIN_SEQUENTIAL: u16 = 2;
 
 /// RFC 3550 A.1: the largest jump forward that still counts as loss, in packets (a minute at 50 a second).
 pub const MAX_DROPOUT: u16 = 3000;
+const _: () = assert!(nebula_ring::command::RESUME_SEQUENCE_AHEAD < MAX_DROPOUT / 2);
 
 /// RFC 3550 A.1: the farthest back that a packet still counts as late, in packets.
 pub const MAX_MISORDER: u16 = 100;

@@ -3,6 +3,7 @@
 
 use crate::limits::{DUPLICATE_WINDOW, MAX_DROPOUT, MAX_MISORDER, MIN_SEQUENTIAL};
 use crate::time::Nanos;
+use crate::view::RtpPosition;
 
 /// One source, from its first packet to the next change of SSRC.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +82,18 @@ impl Source {
         let mut source = Self::new(ssrc, sequence);
         source.lost_before = self.lost_total();
         source.jitter_ns_max_before = self.jitter_ns().1;
+        source
+    }
+
+    /// Goes on with a source that another dataplane has heard: what it sent meanwhile counts as lost.
+    pub fn resumed(at: RtpPosition, lost_before: i64, jitter_ns_max_before: u64) -> Self {
+        let mut source = Self::new(at.ssrc, at.sequence_extended as u16);
+        source.max_sequence = at.sequence_extended as u16;
+        source.cycles = at.sequence_extended & 0xffff_0000;
+        source.base_sequence = at.sequence_extended.wrapping_add(1);
+        source.timestamp = at.timestamp;
+        source.probation = 0;
+        (source.lost_before, source.jitter_ns_max_before) = (lost_before, jitter_ns_max_before);
         source
     }
 

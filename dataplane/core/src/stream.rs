@@ -179,6 +179,7 @@ impl Stream {
             rtp_at: self.rtp_at,
             timed_out: self.timed_out,
             latched: self.latch.locked().is_some(),
+            rtcp_latched: self.latch.locked_rtcp().is_some(),
             remote_rtp: self.rtp_to,
             remote_rtcp: self.rtcp_to,
             bridged_with: self.peer_id,
@@ -188,6 +189,7 @@ impl Stream {
                 timestamp: s.timestamp,
             }),
             sent: self.sent,
+            own: self.echo.own(),
             stats,
             drops: &self.drops,
         }

@@ -27,6 +27,8 @@ pub struct StreamView<'a> {
     pub timed_out: bool,
     /// Whether the latch has closed: the peer is known.
     pub latched: bool,
+    /// Whether the peer's RTCP port is known, apart from its RTP port.
+    pub rtcp_latched: bool,
     /// Where its RTP goes: the latched address, or the signalled one until then.
     pub remote_rtp: Option<SocketAddr>,
     /// The same for RTCP.
@@ -37,6 +39,8 @@ pub struct StreamView<'a> {
     pub source: Option<RtpPosition>,
     /// What was last sent to the peer: our own source for echo, the other leg's for a bridge.
     pub sent: Option<RtpPosition>,
+    /// Our own source, whether or not it speaks now.
+    pub own: OwnSource,
     /// Totals.
     pub stats: StreamStats,
     /// Refused packets by reason.
@@ -52,6 +56,25 @@ pub struct RtpPosition {
     pub sequence_extended: u32,
     /// The RTP timestamp of the last packet.
     pub timestamp: u32,
+}
+
+/// Where a source of our own stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnSource {
+    /// Its SSRC.
+    pub ssrc: u32,
+    /// The highest sequence number it has sent.
+    pub sequence: u16,
+    /// The timestamp of that packet.
+    pub timestamp: u32,
+    /// The clock of that timestamp; zero before the first packet.
+    pub clock_rate_hz: u32,
+    /// When it was sent; none before the first.
+    pub sent_at: Option<Nanos>,
+    /// Packets so far, modulo 2^32.
+    pub packets: u32,
+    /// Their payload bytes, modulo 2^32.
+    pub payload_octets: u32,
 }
 
 impl RtpPosition {

@@ -5,7 +5,6 @@
 
 mod log;
 mod options;
-mod publish;
 mod worker;
 
 use anyhow::Context;

@@ -2,9 +2,9 @@
 //! completions -> commands -> timers -> table and events -> one system call that sends all and waits for more.
 
 use crate::options::Options;
-use crate::publish;
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
+use nebula_core::record::record;
 use nebula_core::time::Nanos;
 use nebula_io::uring::{self, Uring};
 use nebula_ring::event::{Event, Reason};
@@ -92,7 +92,7 @@ impl Worker {
     }
 
     fn publish(&mut self, now: Nanos) {
-        self.engine.for_each_dirty(|index, view| self.end.publish(index.0 as usize, &publish::record(view)));
+        self.engine.for_each_dirty(|index, view| self.end.publish(index.0 as usize, &record(view)));
         self.end.publish_events();
         (self.published_at, self.published_received) = (now, self.driver.counters().received);
     }

@@ -224,6 +224,12 @@ impl Network {
         self.now = self.now.plus_nanos(nanos);
     }
 
+    /// The engine's process is killed: its sockets are closed, and what they had queued is gone. What is on the wire stays.
+    pub fn crash(&mut self) {
+        self.sockets.clear();
+        self.steps.retain(|_, step| matches!(step, Step::Arrive { .. }));
+    }
+
     fn take_step(&mut self, engine: &mut Engine, events: &mut impl EventSink) -> Option<Handled> {
         let ((at, _), step) = self.steps.pop_first()?;
         self.now = self.now.max(at);

@@ -1,21 +1,28 @@
-//! Random commands, phones, attackers and faults against a model of what may happen, for thousands of seeds.
+//! Random commands, phones, attackers, faults and deaths of either side against a model of what may happen, for thousands
+//! of seeds.
 //!
-//! `NEBULA_SIM_SEEDS=100000` runs more; `NEBULA_SIM_SEED=42` replays one that failed (it is printed on failure).
+//! `NEBULA_SEEDS=100000` runs more; `NEBULA_SEED=42` replays one that failed (it is printed on failure).
 
 use nebula_core::driver::{Component, Socket};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
-use nebula_core::stats::StreamStats;
+use nebula_core::record::record;
+use nebula_core::time::Nanos;
 use nebula_io::sim::{Faults, Handled, Network, Random};
 use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
 use nebula_ring::drops::DropReason;
 use nebula_ring::event::{Event, Reason};
+use nebula_ring::table::{FLAG_OPEN, FLAG_TIMED_OUT, StreamRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 const ROUNDS: u64 = 120;
 const STREAMS_MAX: u32 = 8;
+/// How far the stream table may lag behind packets, as in `nebula-dataplane`.
+const PUBLISH_INTERVAL_NANOS: u64 = 100_000_000;
+/// How long packets may still be on their way, and the table may lag, after a jump of the clock.
+const JUMP_ECHO_NANOS: u64 = 400_000_000 + 1_500_000_000;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Prints the seed if its run fails.
@@ -24,7 +31,7 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("failed; replay with NEBULA_SIM_SEED={}", self.0);
+            eprintln!("failed; replay with NEBULA_SEED={}", self.0);
         }
     }
 }
@@ -35,9 +42,9 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn whatever_happens_nothing_goes_astray() {
-    let seeds = match number("NEBULA_SIM_SEED") {
+    let seeds = match number("NEBULA_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("NEBULA_SIM_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("NEBULA_SEEDS").unwrap_or(SEEDS),
     };
     let mut sum = Coverage::default();
     for seed in seeds.clone() {
@@ -46,7 +53,20 @@ fn whatever_happens_nothing_goes_astray() {
     }
     println!("{} seeds: {sum:?}", seeds.end - seeds.start);
     if seeds.end - seeds.start >= 100 {
-        let Coverage { relayed, echoed, rtcp, learned, timeouts, foreign, stale, reports, failures } = sum;
+        let Coverage {
+            relayed,
+            echoed,
+            rtcp,
+            learned,
+            timeouts,
+            foreign,
+            stale,
+            reports,
+            resumed,
+            spoke_on,
+            deaf,
+            failures,
+        } = sum;
         for (what, count) in [
             ("relayed", relayed),
             ("echoed", echoed),
@@ -56,6 +76,9 @@ fn whatever_happens_nothing_goes_astray() {
             ("foreign", foreign),
             ("stale", stale),
             ("reports", reports),
+            ("resumed", resumed),
+            ("spoke on after a death", spoke_on),
+            ("events that control was deaf to", deaf),
         ] {
             assert!(count > 10, "the runs must reach what they test: {what} only {count} times");
         }
@@ -74,6 +97,9 @@ struct Coverage {
     foreign: u64,
     stale: u64,
     reports: u64,
+    resumed: u64,
+    spoke_on: u64,
+    deaf: u64,
     failures: BTreeSet<String>,
 }
 
@@ -88,6 +114,12 @@ struct Leg {
     sources: BTreeSet<SocketAddr>,
     sequence: u16,
     timestamp: u32,
+    /// What our own source has said to the phone: SSRC, highest sequence number, its timestamp.
+    said: Option<(u32, u16, u32)>,
+    /// The phone has leapt in sequence numbers, perhaps farther than the table's lag is allowed for.
+    leaps: bool,
+    /// The dataplane has died since; and whether no packet was late by seconds then, whose timestamp would mislead.
+    bereaved: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -112,8 +144,15 @@ struct World {
     handled: u64,
     forwarded: u64,
     stale: u64,
-    /// What the table writer would have written.
-    shadow: BTreeMap<u32, (bool, u64, Option<StreamId>, StreamStats)>,
+    /// What the table writer has written.
+    table: BTreeMap<u32, StreamRecord>,
+    published_at: Nanos,
+    /// When the clock last jumped ahead.
+    jumped_at: Nanos,
+    /// Control is away: it gives no commands and hears no events.
+    detached: bool,
+    /// Streams whose silence was reported while it was.
+    unheard: BTreeSet<u64>,
 }
 
 fn run(seed: u64, coverage: &mut Coverage) {
@@ -138,19 +177,30 @@ fn run(seed: u64, coverage: &mut Coverage) {
         handled: 0,
         forwarded: 0,
         stale: 0,
-        shadow: BTreeMap::new(),
+        table: BTreeMap::new(),
+        published_at: Nanos(0),
+        jumped_at: Nanos(0),
+        detached: false,
+        unheard: BTreeSet::new(),
         random,
     };
     for _ in 0..ROUNDS {
         match world.random.below(100) {
-            0..=29 => world.command(coverage),
+            0..=29 if !world.detached => world.command(coverage),
             30..=37 => world.attack(),
-            38 => world.network.jump(1 + world.random.bits() % 12_000_000_000),
+            38 => {
+                world.network.jump(1 + world.random.bits() % 12_000_000_000);
+                world.jumped_at = world.network.now();
+            }
+            39 => world.die(coverage),
+            40..=42 if !world.detached => world.detached = true,
+            43..=54 if world.detached => world.attach(),
             _ => world.talk(),
         }
         let pause = 1 + world.random.below(40);
         world.pass(pause, coverage);
     }
+    world.attach();
     for id in world.legs.keys().copied().collect::<Vec<_>>() {
         world.perform(Command::DestroyStream { id: StreamId(id) }, Ok(()), coverage);
     }
@@ -158,14 +208,14 @@ fn run(seed: u64, coverage: &mut Coverage) {
     assert_eq!(world.network.sockets(), 0, "no socket leaked");
     assert_eq!(world.engine.streams().count(), 0, "no stream leaked");
     assert_eq!(world.engine.next_timeout(), None, "no timer leaked");
-    assert!(world.shadow.values().all(|(open, ..)| !open), "the table shows nobody");
+    assert!(world.table.values().all(|record| !record.is(FLAG_OPEN)), "the table shows nobody");
 }
 
 impl World {
     /// Lets time pass, judging each packet the engine handles.
     fn pass(&mut self, ms: u64, coverage: &mut Coverage) {
         let until = self.network.now().plus_millis(ms);
-        let (legs, stale, mut handled, mut forwarded) = (&self.legs, &mut self.stale, 0, 0);
+        let (legs, stale, mut handled, mut forwarded) = (&mut self.legs, &mut self.stale, 0, 0);
         self.network.run_until(until, &mut self.engine, &mut self.events, |_, engine, _, packet| {
             handled += 1;
             forwarded += packet.forwards.len() as u64;
@@ -184,7 +234,10 @@ impl World {
         assert_eq!(totals.forwarded, self.forwarded);
         assert_eq!(totals.drops.get(DropReason::StaleSocket), self.stale);
         assert_eq!(totals.received, totals.forwarded + totals.consumed + totals.drops.total());
+        // Who sees a report sees what it is about.
+        let reported = !self.events.is_empty();
         for event in self.events.drain(..) {
+            coverage.deaf += u64::from(self.detached);
             match event {
                 Event::StreamUp { id, remote } => {
                     coverage.learned += u64::from(self.legs[&id.0].config.remote_rtp != Some(remote));
@@ -193,28 +246,108 @@ impl World {
                 Event::RtpTimeout { id } => {
                     coverage.timeouts += 1;
                     assert!(self.legs[&id.0].config.rtp_timeout_ms > 0);
+                    self.unheard.extend(self.detached.then_some(id.0));
                 }
                 other => panic!("nobody asked for {other:?}"),
             }
         }
+        self.publish(reported);
         for sent in self.network.sent.drain(..) {
             coverage.reports += 1;
             assert!((200..204).contains(&sent.bytes[1]), "RTCP alone is of our own making");
         }
-        let shadow = &mut self.shadow;
-        self.engine.for_each_dirty(|index, view| {
+        for (_, view) in self.engine.streams() {
             assert_eq!(view.stats.handled, view.stats.forwarded + view.stats.consumed + view.drops.total());
-            shadow.insert(index.0, (view.open, view.id.0, view.bridged_with, view.stats));
-        });
-        for (index, view) in self.engine.streams() {
-            let shown = (true, view.id.0, view.bridged_with, view.stats);
-            assert_eq!(shadow[&index.0], shown, "the table is up to date");
             let leg = &self.legs[&view.id.0];
             assert_eq!(*view.config, leg.config);
             assert_eq!(view.bridged_with.map(|id| id.0), leg.bridge);
         }
         assert_eq!(self.engine.streams().count(), self.legs.len());
         self.network.arrived.clear();
+    }
+
+    /// Brings the table up to date, if it is time to.
+    fn publish(&mut self, reported: bool) {
+        if !reported && self.network.now().since(self.published_at) < PUBLISH_INTERVAL_NANOS {
+            return;
+        }
+        self.published_at = self.network.now();
+        let table = &mut self.table;
+        self.engine.for_each_dirty(|index, view| {
+            table.insert(index.0, record(view));
+        });
+        for (index, view) in self.engine.streams() {
+            assert_eq!(table[&index.0], record(&view), "the table is up to date");
+        }
+    }
+
+    /// Control is back, and finds in the table what it left, and whom it did not hear of.
+    fn attach(&mut self) {
+        self.detached = false;
+        let open: BTreeMap<u64, &StreamRecord> =
+            self.table.values().filter(|record| record.is(FLAG_OPEN)).map(|record| (record.id, record)).collect();
+        assert!(open.keys().eq(self.legs.keys()), "the table shows the streams that there are");
+        for (id, record) in open {
+            let leg = &self.legs[&id];
+            assert_eq!(record.local_rtp(), SocketAddr::new(HERE, leg.config.rtp_port));
+            assert_eq!(record.bridged_with, leg.bridge.unwrap_or(0));
+            let silent = record.rtp_in_at_ms.max(record.created_at_ms);
+            let heard_since = self.engine.streams().any(|(_, view)| view.id.0 == id && !view.timed_out);
+            assert!(
+                !self.unheard.contains(&id) || record.is(FLAG_TIMED_OUT) || heard_since,
+                "silent since {silent} ms"
+            );
+        }
+        self.unheard.clear();
+    }
+
+    /// The dataplane is killed, another is started after a while, and each stream goes on from what the table last said.
+    fn die(&mut self, coverage: &mut Coverage) {
+        self.network.crash();
+        self.engine = Engine::new(Limits { streams_max: STREAMS_MAX });
+        (self.handled, self.forwarded, self.stale) = (0, 0, 0);
+        let table = std::mem::take(&mut self.table);
+        let away_ms = self.random.below(1500);
+        let until = self.network.now().plus_millis(away_ms);
+        self.network.run_until(until, &mut self.engine, &mut self.events, |_, _, _, _| panic!("nobody listens"));
+        let before: BTreeMap<u64, StreamRecord> =
+            table.into_values().filter(|record| record.is(FLAG_OPEN)).map(|record| (record.id, record)).collect();
+        let mut ids: Vec<u64> = self.legs.keys().copied().collect();
+        let bridges: BTreeSet<(u64, u64)> =
+            self.legs.iter().filter_map(|(&id, leg)| Some((id, leg.bridge.filter(|&other| id < other)?))).collect();
+        let steady = self.network.now().since(self.jumped_at) > JUMP_ECHO_NANOS;
+        self.legs.values_mut().for_each(|leg| {
+            (leg.bridge, leg.bereaved) = (None, Some(steady && leg.bereaved != Some(false)));
+        });
+        let mut waiting: BTreeMap<u64, Leg> = std::mem::take(&mut self.legs);
+        while !ids.is_empty() {
+            let id = ids.swap_remove(self.random.below(ids.len() as u64) as usize);
+            let leg = waiting.remove(&id).expect("each once");
+            let (config, record) = (leg.config.clone(), before[&id]);
+            self.legs.insert(id, leg);
+            self.perform(Command::ResumeStream { id: StreamId(id), config, record }, Ok(()), coverage);
+            coverage.resumed += 1;
+            let after = self.table.values().find(|record| record.id == id).expect("shown with the answer");
+            self.continues(&before[&id], after);
+        }
+        for (a, b) in bridges {
+            self.perform(Command::CreateBridge { a: StreamId(a), b: StreamId(b) }, Ok(()), coverage);
+        }
+    }
+
+    /// What a stream must keep over a death.
+    fn continues(&self, before: &StreamRecord, after: &StreamRecord) {
+        let peers = |it: &StreamRecord| (it.local_rtp(), it.remote_rtp(), it.remote_rtcp(), it.flags);
+        assert_eq!(peers(before), peers(after));
+        let positions = |it: &StreamRecord| {
+            [it.ssrc_in, it.sequence_in_highest, it.ssrc_out, it.sequence_out_last, it.timestamp_out_last]
+        };
+        assert_eq!(positions(before), positions(after));
+        let counts = |it: &StreamRecord| {
+            [it.packets_in, it.bytes_in, it.packets_out, it.bytes_out, it.rtcp_in, it.rtcp_out, it.drops().total()]
+        };
+        assert_eq!(counts(before), counts(after));
+        assert_eq!((before.lost, before.created_at_ms), (after.lost, after.created_at_ms));
     }
 
     /// Gives a command and expects exactly one answer, this one.
@@ -233,13 +366,14 @@ impl World {
         if expected.is_ok() {
             self.record(command);
         }
+        self.publish(true);
         self.settle(coverage);
     }
 
     fn record(&mut self, command: Command) {
         match command {
             // `command` itself keeps the legs that it creates and moves.
-            Command::CreateStream { .. } | Command::UpdateStream { .. } => {}
+            Command::CreateStream { .. } | Command::UpdateStream { .. } | Command::ResumeStream { .. } => {}
             Command::DestroyStream { id } => {
                 self.legs.remove(&id.0);
                 self.part(id.0);
@@ -312,7 +446,17 @@ impl World {
             Err(Reason::PortInUse)
         } else {
             let sources = sources_of(&config, phone);
-            let leg = Leg { config: config.clone(), bridge: None, phone, sources, sequence: 65_500, timestamp: 0 };
+            let leg = Leg {
+                config: config.clone(),
+                bridge: None,
+                phone,
+                sources,
+                sequence: 65_500,
+                timestamp: 0,
+                said: None,
+                leaps: false,
+                bereaved: None,
+            };
             self.legs.insert(id, leg);
             Ok(())
         };
@@ -415,16 +559,19 @@ impl World {
 
     /// Every phone says something, now and then something odd.
     fn talk(&mut self) {
-        let random = &mut self.random;
+        let (random, now) = (&mut self.random, self.network.now());
         for leg in self.legs.values_mut() {
             let to = SocketAddr::new(HERE, leg.config.rtp_port);
             leg.sequence = leg.sequence.wrapping_add(1);
-            leg.timestamp = leg.timestamp.wrapping_add(160);
+            leg.timestamp = (now.as_millis() as u32).wrapping_mul(8);
             let payload_type = *[8, 8, 8, 8, 101, 18].get(random.below(6) as usize).unwrap();
             let mut packet = rtp(payload_type, leg.sequence, leg.timestamp, random);
             if random.permille(50) {
+                // Anything but its clock, from which our own takes its time.
                 let at = random.below(packet.len() as u64) as usize;
-                packet[at] = random.bits() as u8;
+                let spoilt = if (4..8).contains(&at) { 0 } else { at };
+                packet[spoilt] = random.bits() as u8;
+                leg.leaps |= (2..4).contains(&spoilt);
             }
             self.network.send_from(leg.phone.rtp, to, packet);
             if random.permille(150) {
@@ -490,8 +637,25 @@ fn rtp(payload_type: u8, sequence: u16, timestamp: u32, random: &mut Random) -> 
     packet
 }
 
+/// Over a death, our own source says nothing under a number that it has used.
+fn speaks_on(leg: &mut Leg, packet: &[u8], coverage: &mut Coverage) {
+    let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+    let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+    let (timestamp, ssrc) = (word(4), word(8));
+    let ahead = |said: &(u32, u16, u32)| sequence.wrapping_sub(said.1) as i16;
+    let said = leg.said.filter(|said| said.0 == ssrc && !leg.leaps);
+    if let (Some(steady), Some(said)) = (leg.bereaved.take(), said) {
+        coverage.spoke_on += 1;
+        assert!(ahead(&said) > 0, "{sequence} after {}", said.1);
+        assert!(!steady || timestamp.wrapping_sub(said.2) as i32 >= 0, "{timestamp} after {}", said.2);
+    }
+    if said.is_none_or(|said| ahead(&said) > 0) {
+        leg.said = Some((ssrc, sequence, timestamp));
+    }
+}
+
 /// Whether the engine was allowed to do what it did with one packet.
-fn judge(legs: &BTreeMap<u64, Leg>, engine: &Engine, packet: &Handled, stale: &mut u64, coverage: &mut Coverage) {
+fn judge(legs: &mut BTreeMap<u64, Leg>, engine: &Engine, packet: &Handled, stale: &mut u64, coverage: &mut Coverage) {
     let owner = |socket: Socket| {
         let mut all = engine.streams();
         all.find(|(index, view)| (*index, view.generation) == (socket.stream, socket.generation)).map(|(_, v)| v.id.0)
@@ -503,6 +667,11 @@ fn judge(legs: &BTreeMap<u64, Leg>, engine: &Engine, packet: &Handled, stale: &m
         return;
     };
     let leg = &legs[&id];
+    if packet.socket.component == Component::Rtcp && leg.config.rtcp_port == leg.config.rtp_port {
+        // RTCP has moved to the RTP port since.
+        *stale += u64::from(packet.before.len() >= 2 && packet.before[0] >> 6 == 2);
+        assert_eq!(packet.forwards, [], "a packet of a closed socket goes nowhere");
+    }
     let believed = leg.sources.contains(&packet.source);
     coverage.foreign += u64::from(!believed);
     let &[(out, to)] = &packet.forwards[..] else {
@@ -532,6 +701,7 @@ fn judge(legs: &BTreeMap<u64, Leg>, engine: &Engine, packet: &Handled, stale: &m
         assert_eq!(packet.after[8..12], leg.config.ssrc.to_be_bytes());
         expected[1..12].copy_from_slice(&packet.after[1..12]);
         assert_eq!(packet.after[1] & 0x7f, payload_type);
+        speaks_on(legs.get_mut(&id).expect("judged above"), &packet.after, coverage);
     } else {
         coverage.relayed += 1;
         expected[1] = packet.before[1] & 0x80 | if payload_type == 101 { 96 } else { payload_type };

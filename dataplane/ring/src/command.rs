@@ -3,10 +3,18 @@
 //! Ids are chosen by control. Every command carries a correlation id (beside it, in the slot header) and is answered by
 //! exactly one `Event::Done` or `Event::Failed` with that id.
 
+use crate::table::StreamRecord;
 use std::net::{IpAddr, SocketAddr};
 
 /// The most payload types one stream can negotiate.
 pub const PAYLOAD_TYPES_MAX: usize = 16;
+
+/// How far a resumed source of our own leaps in sequence numbers. The table lags by up to 100 ms, in which a stream echoes
+/// at most 40 packets (of 2.5 ms); a receiver takes a leap below 3,000 for loss (RFC 3550 A.1).
+pub const RESUME_SEQUENCE_AHEAD: u16 = 256;
+
+/// How far its timestamps leap, on top of the time that has passed: what a packet may have been later than the next one.
+pub const RESUME_TIMESTAMP_AHEAD_MS: u64 = 200;
 
 /// A stream's name, unique over the life of the installation. Zero is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,9 +23,14 @@ pub struct StreamId(pub u64);
 /// One command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the sentence of a variant covers its fields")]
+#[expect(clippy::large_enum_variant, reason = "decoded where nothing may be allocated")]
 pub enum Command {
     /// Open the ports and start to listen. An id that exists already is `Reason::StreamExists`.
     CreateStream { id: StreamId, config: StreamConfig },
+    /// Create a stream that another dataplane had, to go on as its last record shows it: the peer it had latched to is
+    /// believed at once, our own source speaks on behind everything it can have said (`RESUME_SEQUENCE_AHEAD`), what was
+    /// counted is counted on. Its bridge is to be made anew.
+    ResumeStream { id: StreamId, config: StreamConfig, record: StreamRecord },
     /// Replace the configuration. The local address and RTP port cannot change; the RTCP port can only give way to
     /// rtcp-mux or come with its end. A changed `remote` opens the latch anew; the same one leaves it as it is, and starts
     /// the learning window again if the peer has not been heard yet.

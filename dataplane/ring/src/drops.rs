@@ -57,7 +57,8 @@ reasons! {
     RtcpNotMuxed "drop_rtcp_not_muxed",
     /// Anything but RTCP on the RTCP port.
     NotRtcp "drop_not_rtcp",
-    /// For a socket that is closed: it was in flight when its stream was destroyed. Counted by the engine alone.
+    /// For a socket that is closed: it was in flight when its stream was destroyed, which the engine alone counts; or when
+    /// RTCP moved to the RTP port.
     StaleSocket "drop_stale_socket",
 }
 

@@ -17,14 +17,17 @@ pub mod segment;
 pub mod slot;
 pub mod spsc;
 pub mod table;
+pub mod wakeup;
 pub mod word;
+mod worker_end;
 
 pub use attach::{Attached, Dataplane, SendError, WorkerHandle};
 pub use command::{Command, Mode, PayloadType, PayloadTypes, StreamConfig, StreamId};
 pub use drops::{DropCounters, DropReason};
 pub use event::{Event, Reason};
-pub use segment::{Sizes, WorkerEnd};
+pub use segment::Sizes;
 pub use table::{StreamRecord, Table};
+pub use worker_end::WorkerEnd;
 
 /// The ABI's version. Both sides must have the same; raised by every change of layout or meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

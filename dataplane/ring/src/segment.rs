@@ -1,137 +1,25 @@
 //! The shared segment: one sealed memfd, seen as 64-bit atomic words. A header page, then per worker its indices and
-//! counters, a command ring, an event ring and a stream table.
+//! counters, a command ring, an event ring and a stream table (`layout`).
 //!
 //! The dataplane creates it once, at start; control opens what it is handed over the attach socket and checks all of it
 //! before it uses any: seals, size, magic, version, and that the sizes in the header add up to the file.
 
+mod counters;
+mod layout;
+
+pub use counters::Counter;
+pub use layout::{Sizes, WORKERS_MAX};
+
 use crate::ABI_VERSION;
-use crate::event::Event;
 use crate::mapping::Mapping;
-use crate::slot::{self, Malformed};
-use crate::spsc::{Busy, Consumer, Producer, Ring, SLOT_WORDS};
-use crate::table::{ENTRY_WORDS, StreamRecord, Table};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SealFlags};
-use std::ops::RangeInclusive;
+use crate::spsc::{Ring, SLOT_WORDS};
+use crate::table::{ENTRY_WORDS, Table};
+use layout::{MAGIC, PAGE_WORDS, SEALS, header, worker};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
-/// "NEBULA" and the kind of file.
-const MAGIC: u64 = u64::from_le_bytes(*b"NEBULA\0S");
-/// Header and worker areas are multiples of a page.
-const PAGE_WORDS: usize = 512;
-const _: () = assert!(PAGE_WORDS * 8 == 4096);
-/// Words between indices that different sides write: two cache lines, because of the adjacent-line prefetcher.
-const PAD_WORDS: usize = 16;
-
-/// Workers that a segment can have; their eventfds travel in one message.
-pub const WORKERS_MAX: usize = 64;
-const RING_SLOTS: RangeInclusive<usize> = 16..=65_536;
-const TABLE_ENTRIES: RangeInclusive<usize> = 1..=1_048_576;
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
-
-/// Word indices of the header.
-mod header {
-    pub const MAGIC: usize = 0;
-    pub const ABI_VERSION: usize = 1;
-    pub const TOTAL_WORDS: usize = 2;
-    pub const WORKERS: usize = 3;
-    pub const COMMAND_SLOTS: usize = 4;
-    pub const EVENT_SLOTS: usize = 5;
-    pub const STREAMS: usize = 6;
-    pub const PID: usize = 7;
-    pub const STARTED_AT_UNIX_MS: usize = 8;
-    pub const EPOCH: usize = 16;
-}
-
-/// Word indices at the front of a worker's area.
-mod worker {
-    use super::PAD_WORDS;
-    pub const HEARTBEAT_MS: usize = 0;
-    pub const COMMAND_HEAD: usize = PAD_WORDS;
-    pub const COMMAND_TAIL: usize = 2 * PAD_WORDS;
-    pub const EVENT_HEAD: usize = 3 * PAD_WORDS;
-    pub const EVENT_TAIL: usize = 4 * PAD_WORDS;
-    pub const COUNTERS: usize = 5 * PAD_WORDS;
-    pub const WORDS: usize = 128;
-}
-const _: () = assert!(worker::COUNTERS + Counter::ALL.len() <= worker::WORDS);
-
-/// What a worker counts apart from its streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Counter {
-    /// Turns of the loop, that is system calls.
-    Turns,
-    /// Packets received on all sockets.
-    PacketsReceived,
-    /// Packets handed to the kernel to send.
-    PacketsSent,
-    /// Packets that the kernel refused to send.
-    SendFailed,
-    /// Packets not sent because a cap of the turn was reached.
-    SendOverflow,
-    /// Times that a receive stopped because no buffer was free.
-    BuffersExhausted,
-    /// Receives armed anew, for whatever reason.
-    Rearmed,
-    /// Completions for sockets that were closed already.
-    Stale,
-    /// Commands that did not parse.
-    CommandsMalformed,
-    /// Times that the command ring had to be emptied because it made no sense.
-    CommandResyncs,
-    /// Events dropped because the event ring was full.
-    EventsDropped,
-}
-
-impl Counter {
-    /// All of them, in the order of their place in the segment.
-    pub const ALL: [Self; 11] = [
-        Self::Turns,
-        Self::PacketsReceived,
-        Self::PacketsSent,
-        Self::SendFailed,
-        Self::SendOverflow,
-        Self::BuffersExhausted,
-        Self::Rearmed,
-        Self::Stale,
-        Self::CommandsMalformed,
-        Self::CommandResyncs,
-        Self::EventsDropped,
-    ];
-
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Turns => "turns",
-            Self::PacketsReceived => "packets_received",
-            Self::PacketsSent => "packets_sent",
-            Self::SendFailed => "send_failed",
-            Self::SendOverflow => "send_overflow",
-            Self::BuffersExhausted => "buffers_exhausted",
-            Self::Rearmed => "rearmed",
-            Self::Stale => "stale_completions",
-            Self::CommandsMalformed => "commands_malformed",
-            Self::CommandResyncs => "command_resyncs",
-            Self::EventsDropped => "events_dropped",
-        }
-    }
-}
-
-/// How large the parts of a segment are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// Workers, 1 to `WORKERS_MAX`.
-    pub workers: usize,
-    /// Slots of each command ring: a power of two, 16 to 65,536.
-    pub command_slots: usize,
-    /// Slots of each event ring: a power of two, 16 to 65,536.
-    pub event_slots: usize,
-    /// Streams per worker, 1 to 1,048,576.
-    pub streams: usize,
-}
 
 /// Why a segment could not be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -162,27 +50,6 @@ pub enum Error {
         /// Words after its header.
         header_words: u64,
     },
-}
-
-impl Sizes {
-    fn check(self) -> Result<Self, Error> {
-        let ring = |slots: usize| RING_SLOTS.contains(&slots) && slots.is_power_of_two();
-        let ok = (1..=WORKERS_MAX).contains(&self.workers)
-            && ring(self.command_slots)
-            && ring(self.event_slots)
-            && TABLE_ENTRIES.contains(&self.streams);
-        if ok { Ok(self) } else { Err(Error::Sizes(self)) }
-    }
-
-    /// Words of one worker's area.
-    fn worker_words(self) -> usize {
-        let rings = (self.command_slots + self.event_slots) * SLOT_WORDS;
-        (worker::WORDS + rings + self.streams * ENTRY_WORDS).next_multiple_of(PAGE_WORDS)
-    }
-
-    fn total_words(self) -> usize {
-        PAGE_WORDS + self.workers * self.worker_words()
-    }
 }
 
 /// A mapped and validated segment. Clones share the mapping.
@@ -296,6 +163,16 @@ impl Segment {
         Table { entries: self.area(worker)[start..][..self.sizes.streams * ENTRY_WORDS].as_chunks().0 }
     }
 
+    /// Sets one of a worker's counters. Only that worker may.
+    pub(crate) fn set_counter(&self, worker: usize, counter: Counter, value: u64) {
+        self.area(worker)[worker::COUNTERS + counter as usize].store(value, Relaxed);
+    }
+
+    /// Says that a worker is alive. Only that worker may.
+    pub(crate) fn beat(&self, worker: usize, now_ms: u64) {
+        self.area(worker)[worker::HEARTBEAT_MS].store(now_ms, Relaxed);
+    }
+
     pub(crate) fn command_ring(&self, worker: usize) -> Ring<'_, AtomicU64> {
         let area = self.area(worker);
         let slots = &area[worker::WORDS..][..self.sizes.command_slots * SLOT_WORDS];
@@ -321,115 +198,10 @@ impl Segment {
     }
 }
 
-/// The dataplane's end of one worker's part: it consumes commands, produces events and writes the table.
-#[derive(Debug)]
-pub struct WorkerEnd {
-    segment: Segment,
-    worker: usize,
-    commands: Consumer,
-    events: Producer,
-    command_wakeup: OwnedFd,
-    event_wakeup: OwnedFd,
-    /// Events since the last `publish_events`.
-    reported: bool,
-}
-
-impl WorkerEnd {
-    /// For one worker; the eventfds are the ones that control is given.
-    pub fn new(segment: Segment, worker: usize, command_wakeup: OwnedFd, event_wakeup: OwnedFd) -> Self {
-        let commands = Consumer::resume(segment.command_ring(worker));
-        let events = Producer::resume(segment.event_ring(worker));
-        Self { segment, worker, commands, events, command_wakeup, event_wakeup, reported: false }
-    }
-
-    /// The next command, with its correlation id. Waits in the ring while there is no room for its answer.
-    pub fn next_command(&mut self) -> Option<(u64, Result<crate::Command, Malformed>)> {
-        loop {
-            let room = self.events.has_room(self.segment.event_ring(self.worker), slot::ENCODED_BYTES_MAX);
-            let message = if room { self.commands.pop(self.segment.command_ring(self.worker)) } else { None };
-            let (correlation, command) = slot::decode_command(message?.as_bytes());
-            if command.is_err() {
-                self.count(Counter::CommandsMalformed, 1);
-            }
-            if let Some(correlation) = correlation {
-                return Some((correlation, command));
-            }
-        }
-    }
-
-    /// Puts an event on the ring, to be seen after `publish_events`; a full ring drops and counts it (the table still
-    /// shows what it was about).
-    pub fn report(&mut self, event: &Event) {
-        let encoded = slot::encode_event(event);
-        let staged = self.events.stage(self.segment.event_ring(self.worker), encoded.as_bytes());
-        self.count(Counter::EventsDropped, u64::from(staged == Err(Busy)));
-        // A dropped one counts too: the table must still show what it was about.
-        self.reported = true;
-    }
-
-    /// Shows control what was reported and wakes it: once a turn, after the table is up to date, so that who sees an answer
-    /// also sees what it did.
-    pub fn publish_events(&mut self) {
-        if std::mem::take(&mut self.reported) {
-            self.events.publish(self.segment.event_ring(self.worker));
-            wake(&self.event_wakeup);
-        }
-    }
-
-    /// Whether anything was reported since the last `publish_events`.
-    pub fn has_reported(&self) -> bool {
-        self.reported
-    }
-
-    /// Publishes a stream's record.
-    pub fn publish(&self, index: usize, record: &StreamRecord) {
-        self.segment.table(self.worker).write(index, record);
-    }
-
-    /// Says that the worker is alive: once a turn.
-    pub fn beat(&self, now_ms: u64) {
-        self.segment.area(self.worker)[worker::HEARTBEAT_MS].store(now_ms, Relaxed);
-        self.set(Counter::CommandResyncs, self.commands.resyncs());
-    }
-
-    /// Adds to a counter.
-    pub fn count(&self, counter: Counter, more: u64) {
-        let word = &self.segment.area(self.worker)[worker::COUNTERS + counter as usize];
-        // No read-modify-write: only this worker writes it.
-        word.store(word.load(Relaxed) + more, Relaxed);
-    }
-
-    /// Sets a counter that is kept elsewhere.
-    pub fn set(&self, counter: Counter, value: u64) {
-        self.segment.area(self.worker)[worker::COUNTERS + counter as usize].store(value, Relaxed);
-    }
-
-    /// Readable when commands wait. The driver polls and drains it.
-    pub fn command_wakeup(&self) -> BorrowedFd<'_> {
-        self.command_wakeup.as_fd()
-    }
-}
-
-/// A new eventfd for either direction.
-pub fn wakeup() -> rustix::io::Result<OwnedFd> {
-    use rustix::event::{EventfdFlags, eventfd};
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-}
-
-/// Raises an eventfd. It fails only if it is raised 2^64 times already: then it is up anyway.
-pub(crate) fn wake(wakeup: &OwnedFd) {
-    let _ = rustix::io::write(wakeup, &1u64.to_ne_bytes());
-}
-
-/// Lowers an eventfd.
-pub fn lower(wakeup: impl AsFd) {
-    let _ = rustix::io::read(wakeup, &mut [0; 8]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, StreamId};
+    use crate::table::StreamRecord;
     use proptest::prelude::*;
 
     const SIZES: Sizes = Sizes { workers: 2, command_slots: 16, event_slots: 32, streams: 10 };
@@ -456,24 +228,6 @@ mod tests {
             assert_eq!(ids, (1..=10).map(|n| (worker * 10 + n) as u64).collect::<Vec<_>>());
             assert_eq!(opened.command_ring(worker).tail.load(Relaxed), 0);
         }
-    }
-
-    #[test]
-    fn a_command_waits_while_its_answer_has_no_room() {
-        let (_file, segment) = Segment::create(SIZES, 1, 1).unwrap();
-        let mut end = WorkerEnd::new(segment.clone(), 0, wakeup().unwrap(), wakeup().unwrap());
-        let mut control = Producer::resume(segment.command_ring(0));
-        let command = Command::DestroyStream { id: StreamId(5) };
-        control.push(segment.command_ring(0), slot::encode_command(9, &command).as_bytes()).unwrap();
-        for _ in 0..40 {
-            end.report(&Event::RtpTimeout { id: StreamId(1) });
-        }
-        end.publish_events();
-        assert_eq!(segment.counter(0, Counter::EventsDropped), 8);
-        assert!(end.next_command().is_none());
-        let mut events = Consumer::resume(segment.event_ring(0));
-        assert!(events.pop(segment.event_ring(0)).is_some());
-        assert_eq!(end.next_command(), Some((9, Ok(command))));
     }
 
     #[test]

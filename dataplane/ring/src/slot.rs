@@ -4,12 +4,18 @@
 
 use crate::command::{Command, Mode, PayloadType, PayloadTypes, StreamConfig, StreamId};
 use crate::event::{Event, Reason};
+use crate::table::StreamRecord;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use zerocopy::IntoBytes;
 
-/// The longest encoding of a command or event. One slot holds it.
-pub const ENCODED_BYTES_MAX: usize = 248;
-const _: () = assert!(ENCODED_BYTES_MAX <= crate::spsc::SLOT_WORDS * 8 - 8);
-const _: () = assert!(8 + 1 + 8 + CONFIG_BYTES_MAX <= ENCODED_BYTES_MAX);
+/// The longest encoding of a command or event: `ResumeStream`, three slots. Every other takes one.
+pub const ENCODED_BYTES_MAX: usize = 640;
+const _: () = assert!(ENCODED_BYTES_MAX <= crate::spsc::MESSAGE_BYTES_MAX);
+const _: () = assert!(8 + 1 + 8 + CONFIG_BYTES_MAX + RECORD_BYTES <= ENCODED_BYTES_MAX);
+const _: () = assert!(8 + 8 + 1 + 8 + CONFIG_BYTES_MAX <= crate::spsc::SLOT_WORDS * 8);
+/// The longest event: `StreamUp`.
+pub const EVENT_BYTES_MAX: usize = 1 + 8 + 19;
+const RECORD_BYTES: usize = size_of::<StreamRecord>();
 /// Addresses, timers, flags and payload types at their longest.
 const CONFIG_BYTES_MAX: usize =
     (17 + 4) + 2 * 19 + (1 + 4 + 1 + 1 + 1 + 4 + 4) + 1 + crate::command::PAYLOAD_TYPES_MAX * 6;
@@ -43,6 +49,7 @@ pub fn encode_command(correlation: u64, command: &Command) -> Encoded {
         Command::DestroyStream { id } => out.u8(3).u64(id.0),
         Command::CreateBridge { a, b } => out.u8(4).u64(a.0).u64(b.0),
         Command::DestroyBridge { a, b } => out.u8(5).u64(a.0).u64(b.0),
+        Command::ResumeStream { id, config, record } => out.u8(6).u64(id.0).config(config).bytes(record.as_bytes()),
     };
     out.done()
 }
@@ -60,6 +67,7 @@ pub fn decode_command(bytes: &[u8]) -> (Option<u64>, Result<Command, Malformed>)
             3 => Command::DestroyStream { id },
             4 => Command::CreateBridge { a: id, b: input.stream_id()? },
             5 => Command::DestroyBridge { a: id, b: input.stream_id()? },
+            6 => Command::ResumeStream { id, config: input.config()?, record: input.record()? },
             _ => return Err(Malformed),
         };
         input.end().map(|()| command)
@@ -264,6 +272,11 @@ impl Reader<'_> {
         Ok(all)
     }
 
+    /// Any bits are a record; what they say is checked where they are used.
+    fn record(&mut self) -> Result<StreamRecord, Malformed> {
+        self.array::<RECORD_BYTES>().map(|bytes| zerocopy::transmute!(bytes))
+    }
+
     fn reason(&mut self) -> Result<Reason, Malformed> {
         Ok(match self.u8()? {
             1 => Reason::UnknownStream,
@@ -329,6 +342,10 @@ mod tests {
             id().prop_map(|id| Command::DestroyStream { id }),
             (id(), id()).prop_map(|(a, b)| Command::CreateBridge { a, b }),
             (id(), id()).prop_map(|(a, b)| Command::DestroyBridge { a, b }),
+            (id(), config(), any::<u32>(), any::<u64>()).prop_map(|(id, config, flags, packets_in)| {
+                let record = StreamRecord { id: id.0, flags, packets_in, ..StreamRecord::default() };
+                Command::ResumeStream { id, config, record }
+            }),
         ]
     }
 

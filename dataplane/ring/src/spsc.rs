@@ -1,7 +1,7 @@
 //! A single-producer, single-consumer ring of 256-byte slots. Never blocks, never allocates; a push or pop of a one-slot
 //! message costs two atomics on the indices and 32 relaxed words.
 //!
-//! A message takes consecutive slots: a head word (length and stamp), then its bytes. Indices run freely and are taken
+//! A message takes consecutive slots: a head word (length and seal), then its bytes. Indices run freely and are taken
 //! modulo the ring's size. Each side keeps its own index privately and only publishes it: what the partner writes there is
 //! checked against that (`head <= tail <= head + slots`), so a partner that crashed or lies costs messages, never memory,
 //! and both find each other again.
@@ -21,8 +21,10 @@ pub const MESSAGE_SLOTS_MAX: usize = 4;
 /// The most bytes that one message may have.
 pub const MESSAGE_BYTES_MAX: usize = MESSAGE_SLOTS_MAX * SLOT_WORDS * 8 - 8;
 
-/// Marks a head word, together with the position: a slot left over from an earlier lap does not match.
-const STAMP: u32 = 0x4e42_0001;
+/// The seal's seed. The seal covers a message's position, length and every word, so that neither a slot left over from an
+/// earlier lap nor one that two producers wrote into (an old one that was stopped in the middle of a push, and its
+/// successor) is taken for a message.
+const SEED: u64 = 0x4e42_0002_9e37_79b9;
 
 /// A ring where it lies. Both sides make one of these for each access.
 #[derive(Debug)]
@@ -116,12 +118,14 @@ impl Producer {
             return Err(Busy);
         }
         let mut words = Words::new(ring, self.tail);
-        words.store(head_word(self.tail, bytes.len()));
+        let mut seal = Seal::new(self.tail, bytes.len());
+        let head = words.next();
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            words.store(u64::from_le_bytes(word));
+            words.store(seal.over(u64::from_le_bytes(word)));
         }
+        head.store(seal.head_word(bytes.len()), Relaxed);
         self.tail = self.tail.wrapping_add(slots_of::<SLOT>(bytes.len()) as u64);
         Ok(())
     }
@@ -170,21 +174,31 @@ impl Consumer {
             }
             return None;
         }
-        let mut words = Words::new(ring, self.head);
-        let len = read_head_word(self.head, words.load());
-        let Some(len) = len.filter(|len| {
-            waiting <= ring.slots.len() as u64 && *len <= MESSAGE_BYTES_MAX && slots_of::<SLOT>(*len) as u64 <= waiting
-        }) else {
+        let message = self.read(ring, waiting);
+        if let Some(message) = &message {
+            self.advance_to(ring, self.head.wrapping_add(slots_of::<SLOT>(message.len) as u64));
+        } else {
             self.resyncs += 1;
             self.advance_to(ring, tail);
-            return None;
-        };
-        let mut message = Message { bytes: [0; MESSAGE_BYTES_MAX], len };
-        for chunk in message.bytes[..len].chunks_mut(8) {
-            chunk.copy_from_slice(&words.load().to_le_bytes()[..chunk.len()]);
         }
-        self.advance_to(ring, self.head.wrapping_add(slots_of::<SLOT>(len) as u64));
-        Some(message)
+        message
+    }
+
+    /// Copies the oldest message out, if it is one.
+    fn read<W: Word, const SLOT: usize>(&self, ring: Ring<'_, W, SLOT>, waiting: u64) -> Option<Message> {
+        let mut words = Words::new(ring, self.head);
+        let head_word = words.load();
+        let len = head_word as u32 as usize;
+        if waiting > ring.slots.len() as u64 || len > MESSAGE_BYTES_MAX || slots_of::<SLOT>(len) as u64 > waiting {
+            return None;
+        }
+        let mut message = Message { bytes: [0; MESSAGE_BYTES_MAX], len };
+        let mut seal = Seal::new(self.head, len);
+        for chunk in message.bytes[..len].chunks_mut(8) {
+            let word = seal.over(words.load());
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        }
+        (head_word == seal.head_word(len)).then_some(message)
     }
 
     /// How often the ring had to be emptied because its content made no sense.
@@ -235,12 +249,29 @@ fn slots_of<const SLOT: usize>(len: usize) -> usize {
     (1 + len.div_ceil(8)).div_ceil(SLOT)
 }
 
-fn head_word(position: u64, len: usize) -> u64 {
-    u64::from(STAMP ^ position as u32) << 32 | len as u64
-}
+/// A digest of a message: against accidents, not against malice.
+#[derive(Clone, Copy)]
+struct Seal(u64);
 
-fn read_head_word(position: u64, word: u64) -> Option<usize> {
-    ((word >> 32) as u32 == STAMP ^ position as u32).then_some(word as u32 as usize)
+impl Seal {
+    fn new(position: u64, len: usize) -> Self {
+        let mut seal = Self(SEED);
+        seal.over(position);
+        seal.over(len as u64);
+        seal
+    }
+
+    /// Takes in a word, and gives it back.
+    #[inline]
+    fn over(&mut self, word: u64) -> u64 {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        word
+    }
+
+    /// The seal in the upper half, the length in the lower.
+    fn head_word(self, len: usize) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !0xffff_ffff | len as u64
+    }
 }
 
 #[cfg(test)]
@@ -317,8 +348,10 @@ mod tests {
             let (mut producer, mut consumer) = (Producer::resume(heap.ring()), Consumer::resume(heap.ring()));
             heap.head.store(head, Relaxed);
             heap.tail.store(if use_near { near } else { tail }, Relaxed);
-            let first = if stamp { head_word(0, fill as u32 as usize) } else { fill };
-            heap.slots.iter().flatten().for_each(|word| word.store(first, Relaxed));
+            heap.slots.iter().flatten().for_each(|word| word.store(fill, Relaxed));
+            if stamp {
+                heap.slots[0][0].store(Seal::new(0, fill as u32 as usize).head_word(fill as u32 as usize), Relaxed);
+            }
             for _ in 0..16 {
                 let _ = producer.push(heap.ring(), b"into garbage");
                 let _ = consumer.pop(heap.ring());

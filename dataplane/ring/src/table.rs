@@ -33,6 +33,8 @@ pub const FLAG_LATCHED: u32 = 1 << 1;
 pub const FLAG_TIMED_OUT: u32 = 1 << 2;
 /// The stream echoes while it has no bridge.
 pub const FLAG_ECHO: u32 = 1 << 3;
+/// The RTCP port of the stream's peer is known, apart from its RTP port.
+pub const FLAG_RTCP_LATCHED: u32 = 1 << 4;
 
 /// One stream, as it stands in the table. Times are CLOCK_MONOTONIC in milliseconds, zero for never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable)]
@@ -104,8 +106,20 @@ pub struct StreamRecord {
     pub drop_counts: [u64; DROPS_ROOM],
     /// Times the peer began anew with another SSRC or sequence.
     pub source_changes: u64,
-    /// Room to grow without a new entry size. Zero.
-    pub reserved: [u64; 4],
+    /// The SSRC of our own source (echo).
+    pub own_ssrc: u32,
+    /// The highest sequence number that our own source has sent.
+    pub own_sequence_last: u32,
+    /// Its RTP timestamp.
+    pub own_timestamp_last: u32,
+    /// The clock of that timestamp.
+    pub own_clock_rate_hz: u32,
+    /// Packets that our own source has sent, modulo 2^32 (RFC 3550 6.4.1).
+    pub own_packets: u32,
+    /// Their payload bytes, modulo 2^32.
+    pub own_octets: u32,
+    /// When it last spoke.
+    pub own_sent_at_ms: u64,
 }
 
 impl StreamRecord {
@@ -197,6 +211,17 @@ impl<W: Word> Table<'_, W> {
     /// Streams alive, and those destroyed whose entries have not been reused yet.
     pub fn all(&self) -> impl Iterator<Item = StreamRecord> + '_ {
         (0..self.entries.len()).filter_map(|index| self.read(index))
+    }
+
+    /// The entries that a dead writer has left, even the one it died over: that one may be of two moments, each word true of
+    /// one of them. Only for a table that nobody writes any more.
+    pub fn remains(&self) -> impl Iterator<Item = StreamRecord> + '_ {
+        self.entries.iter().filter_map(|entry| {
+            // Relaxed: the writer's end was learned from the kernel, which orders its stores before.
+            let words: [u64; RECORD_WORDS] = std::array::from_fn(|word| entry[word + 1].load(Relaxed));
+            let record: StreamRecord = zerocopy::transmute!(words);
+            (record.id != 0 && record.is(FLAG_OPEN)).then_some(record)
+        })
     }
 
     /// One stream, alive or just destroyed, by a walk over the table: a word of each entry, and all of the one.
@@ -295,6 +320,9 @@ mod tests {
         table.write(0, &StreamRecord { id: 1, ..Default::default() });
         entries[0][0].store(5, Relaxed);
         assert_eq!(table.read(0), None);
+        assert_eq!(table.remains().count(), 0, "it was not open");
+        entries[0][3].store(FLAG_OPEN.into(), Relaxed);
+        assert_eq!(table.remains().map(|record| record.id).collect::<Vec<_>>(), [1]);
         table.write(0, &StreamRecord { id: 2, ..Default::default() });
         assert_eq!(table.read(0).unwrap().id, 2);
     }
@@ -309,7 +337,7 @@ mod tests {
                 let mut n = 1;
                 while !stop.load(Relaxed) {
                     let record =
-                        StreamRecord { id: n, packets_in: n, bytes_out: n, reserved: [n; 4], ..Default::default() };
+                        StreamRecord { id: n, packets_in: n, bytes_out: n, own_sent_at_ms: n, ..Default::default() };
                     table.write(0, &record);
                     started.store(true, Relaxed);
                     n += 1;
@@ -322,7 +350,7 @@ mod tests {
             let mut read = 0;
             while read < 20_000 {
                 let Some(record) = table.read(0) else { continue };
-                assert_eq!([record.packets_in, record.bytes_out, record.reserved[3]], [record.id; 3]);
+                assert_eq!([record.packets_in, record.bytes_out, record.own_sent_at_ms], [record.id; 3]);
                 read += 1;
             }
             stop.store(true, Relaxed);

@@ -1,11 +1,12 @@
 //! A dataplane without media: it keeps the stream table as told, answers commands, and does as the test says.
 
 use nebula_ring::Sizes;
+use nebula_ring::WorkerEnd;
 use nebula_ring::attach::Server;
 use nebula_ring::command::{Command, StreamId};
 use nebula_ring::event::{Event, Reason};
-use nebula_ring::segment::{WorkerEnd, wakeup};
 use nebula_ring::table::{FLAG_OPEN, FLAG_TIMED_OUT, StreamRecord};
+use nebula_ring::wakeup::wakeup;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -129,8 +130,8 @@ fn run(
         if stopped {
             return;
         }
-        nebula_ring::segment::lower(nudge);
-        nebula_ring::segment::lower(end.command_wakeup());
+        nebula_ring::wakeup::lower(nudge);
+        nebula_ring::wakeup::lower(end.command_wakeup());
         while let Some((correlation, command)) = end.next_command() {
             let command = command.expect("the agent sends what parses");
             let mut script = shared.script.lock().unwrap();
@@ -167,6 +168,11 @@ fn apply(table: &mut [StreamRecord], command: &Command, script: &Script) -> Resu
             table[free].set(FLAG_TIMED_OUT, script.silent);
             table[free].set_local(config.local_ip, config.rtp_port, config.rtcp_port);
             table[free].set_remote_rtp(config.remote_rtp);
+        }
+        Command::ResumeStream { id, config, record } => {
+            let free = table.iter().position(|record| !record.is(FLAG_OPEN)).ok_or(Reason::TableFull)?;
+            table[free] = StreamRecord { bridged_with: 0, ..*record };
+            assert_eq!((record.id, record.local_rtp().port()), (id.0, config.rtp_port));
         }
         Command::UpdateStream { id, config } => {
             let index = at(*id)?;

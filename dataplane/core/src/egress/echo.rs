@@ -8,7 +8,9 @@
 use crate::limits::{MAX_DROPOUT, MAX_MISORDER};
 use crate::source::in_clock;
 use crate::time::Nanos;
+use crate::view::OwnSource;
 use crate::wire::rtp::Packet;
+use nebula_ring::command::{RESUME_SEQUENCE_AHEAD, RESUME_TIMESTAMP_AHEAD_MS};
 
 /// Our source towards one peer.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +22,8 @@ pub struct Echo {
     timestamp_offset: u32,
     sequence_highest: u16,
     timestamp_last: u32,
-    sent_at: Nanos,
+    /// When that was; none before the first packet.
+    sent_at: Option<Nanos>,
     clock_rate_hz: u32,
     packets: u32,
     payload_octets: u32,
@@ -37,10 +40,37 @@ impl Echo {
             timestamp_offset: 0,
             sequence_highest: (scramble(ssrc) >> 16) as u16,
             timestamp_last: scramble(ssrc.rotate_left(16)),
-            sent_at: Nanos(0),
+            sent_at: None,
             clock_rate_hz: 0,
             packets: 0,
             payload_octets: 0,
+        }
+    }
+
+    /// Goes on where another dataplane left off, behind all that it can have said since its last word on it:
+    /// some numbers on, with a timestamp that runs on by the clock and a little ahead.
+    pub fn resume(&mut self, own: &OwnSource, created_at: Nanos) {
+        // It may have begun to speak since: then not before it was created.
+        self.sent_at = Some(created_at);
+        if own.ssrc == self.ssrc {
+            let leap = in_clock(RESUME_TIMESTAMP_AHEAD_MS * 1_000_000, own.clock_rate_hz);
+            (self.sequence_highest, self.timestamp_last) = (own.sequence, own.timestamp.wrapping_add(leap));
+            (self.sent_at, self.clock_rate_hz) = (own.sent_at.or(self.sent_at), own.clock_rate_hz);
+            (self.packets, self.payload_octets) = (own.packets, own.payload_octets);
+        }
+        self.sequence_highest = self.sequence_highest.wrapping_add(RESUME_SEQUENCE_AHEAD);
+    }
+
+    /// Where it stands.
+    pub fn own(&self) -> OwnSource {
+        OwnSource {
+            ssrc: self.ssrc,
+            sequence: self.sequence_highest,
+            timestamp: self.timestamp_last,
+            clock_rate_hz: self.clock_rate_hz,
+            sent_at: self.sent_at.filter(|_| self.clock_rate_hz > 0),
+            packets: self.packets,
+            payload_octets: self.payload_octets,
         }
     }
 
@@ -50,8 +80,7 @@ impl Echo {
             |echo: &Self| packet.sequence().wrapping_add(echo.sequence_offset).wrapping_sub(echo.sequence_highest);
         let jumps = (MAX_DROPOUT..=MAX_MISORDER.wrapping_neg()).contains(&ahead(self));
         if self.source != Some(packet.ssrc()) || jumps {
-            let first = self.source.is_none();
-            let passed = if first { 0 } else { in_clock(now.since(self.sent_at), clock_rate_hz) };
+            let passed = self.sent_at.map_or(0, |at| in_clock(now.since(at), clock_rate_hz));
             self.source = Some(packet.ssrc());
             self.sequence_offset = self.sequence_highest.wrapping_add(1).wrapping_sub(packet.sequence());
             self.timestamp_offset = self.timestamp_last.wrapping_add(passed).wrapping_sub(packet.timestamp());
@@ -61,7 +90,7 @@ impl Echo {
         let timestamp = packet.timestamp().wrapping_add(self.timestamp_offset);
         if (sequence.wrapping_sub(self.sequence_highest) as i16) > 0 {
             (self.sequence_highest, self.timestamp_last) = (sequence, timestamp);
-            (self.sent_at, self.clock_rate_hz) = (now, clock_rate_hz);
+            (self.sent_at, self.clock_rate_hz) = (Some(now), clock_rate_hz);
         }
         packet.set_ssrc(self.ssrc);
         packet.set_sequence(sequence);
@@ -82,7 +111,8 @@ impl Echo {
 
     /// What our RTP clock shows at an instant: the last timestamp and the time since.
     pub fn timestamp_at(&self, now: Nanos) -> u32 {
-        self.timestamp_last.wrapping_add(in_clock(now.since(self.sent_at), self.clock_rate_hz))
+        let passed = self.sent_at.map_or(0, |at| in_clock(now.since(at), self.clock_rate_hz));
+        self.timestamp_last.wrapping_add(passed)
     }
 }
 
@@ -126,5 +156,22 @@ mod tests {
         assert_eq!(echoed(&mut echo, 20, 2, 13, 9), (s.wrapping_add(1), t.wrapping_add(160)), "near, but another");
         assert_eq!(echoed(&mut echo, 60, 2, 10_000, 5), (s.wrapping_add(2), t.wrapping_add(480)));
         assert_eq!(echoed(&mut echo, 80, 2, 10_001, 165), (s.wrapping_add(3), t.wrapping_add(640)));
+    }
+
+    #[test]
+    fn a_successor_speaks_on_behind_all_that_was_said() {
+        let mut echo = Echo::new(77);
+        let published = echo.own();
+        let (s, t) = echoed(&mut echo, 20, 1, 10, 1000);
+        let ahead = RESUME_SEQUENCE_AHEAD + 1;
+        let mut early = Echo::new(77);
+        early.resume(&published, Nanos(0));
+        assert_eq!(echoed(&mut early, 520, 1, 30, 4000), (s.wrapping_add(ahead - 1), t.wrapping_add(4160)));
+        let published = echo.own();
+        echoed(&mut echo, 40, 1, 11, 1160);
+        let mut late = Echo::new(77);
+        late.resume(&published, Nanos(0));
+        assert_eq!(echoed(&mut late, 520, 1, 30, 4000), (s.wrapping_add(ahead), t.wrapping_add(4000 + 1600)));
+        assert_eq!(late.sent(), (2, 320));
     }
 }

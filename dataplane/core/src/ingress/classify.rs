@@ -21,10 +21,12 @@ pub fn classify(component: Component, muxed: bool, packet: &[u8]) -> Result<Kind
         return Err(foreign_protocol(first));
     }
     match (second, component, muxed) {
-        (192..=223, Component::Rtcp, _) | (192..=223, Component::Rtp, true) => Ok(Kind::Rtcp),
+        (192..=223, Component::Rtcp, false) | (192..=223, Component::Rtp, true) => Ok(Kind::Rtcp),
+        // Its port was closed when RTCP moved to the RTP port.
+        (_, Component::Rtcp, true) => Err(DropReason::StaleSocket),
         (192..=223, Component::Rtp, false) => Err(DropReason::RtcpNotMuxed),
         (_, Component::Rtp, _) => Ok(Kind::Rtp),
-        (_, Component::Rtcp, _) => Err(DropReason::NotRtcp),
+        (_, Component::Rtcp, false) => Err(DropReason::NotRtcp),
     }
 }
 
@@ -65,6 +67,7 @@ mod tests {
         assert_eq!(classify(Component::Rtcp, false, &[0x80, 201]), Ok(Kind::Rtcp));
         assert_eq!(classify(Component::Rtp, false, &[0x80, 200]), Err(DropReason::RtcpNotMuxed));
         assert_eq!(classify(Component::Rtcp, false, &[0x80, 0]), Err(DropReason::NotRtcp));
+        assert_eq!(classify(Component::Rtcp, true, &[0x80, 200]), Err(DropReason::StaleSocket));
         assert_eq!(classify(Component::Rtp, true, &[0x80, 0x80 | 101]), Ok(Kind::Rtp), "marker and type 101");
         assert_eq!(classify(Component::Rtp, true, &[0x80, 191]), Ok(Kind::Rtp));
         assert_eq!(classify(Component::Rtp, true, &[0x80, 224]), Ok(Kind::Rtp));

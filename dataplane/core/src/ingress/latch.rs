@@ -77,6 +77,13 @@ impl Latch {
         Self { rtp: None, rtcp: None, expected, candidates: [NOBODY; LATCH_CANDIDATES_MAX] }
     }
 
+    /// Goes on with the peer that another dataplane had latched to. What control has expected since does not fit: then the
+    /// latch stays open.
+    pub fn resume(&mut self, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) {
+        self.rtp = rtp;
+        self.rtcp = rtcp.filter(|_| !self.expected.muxed && rtp.is_some());
+    }
+
     /// Takes what control now says, and says what was locked and no longer is: another remote was signalled. An open
     /// latch goes on learning, until the new end of the window.
     pub fn expect(&mut self, expected: Expectation) -> Reopened {
@@ -140,6 +147,11 @@ impl Latch {
     #[inline]
     pub fn locked(&self) -> Option<SocketAddr> {
         self.rtp
+    }
+
+    /// The locked RTCP source, when not muxed.
+    pub fn locked_rtcp(&self) -> Option<SocketAddr> {
+        self.rtcp
     }
 
     /// Where RTP is to be sent: the locked source, or the signalled address until then.

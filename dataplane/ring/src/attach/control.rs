@@ -4,10 +4,11 @@ use super::{Error, FILES_MAX, Hello, Welcome};
 use crate::ABI_VERSION;
 use crate::command::Command;
 use crate::event::Event;
-use crate::segment::{self, Segment};
+use crate::segment::Segment;
 use crate::slot;
 use crate::spsc::{Busy, Consumer, Producer};
 use crate::table::Table;
+use crate::wakeup::{lower, wake};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -211,14 +212,14 @@ impl WorkerHandle {
         self.commands
             .push(self.segment.command_ring(self.worker), encoded.as_bytes())
             .map_err(|Busy| SendError::Busy)?;
-        segment::wake(&self.command_wakeup);
+        wake(&self.command_wakeup);
         Ok(())
     }
 
     /// The next event. None lowers the eventfd: wait for it to be readable again.
     pub fn receive(&mut self) -> Option<Event> {
         self.next_event().or_else(|| {
-            segment::lower(&self.event_wakeup);
+            lower(&self.event_wakeup);
             // Once more: what was reported between the look and the lowering must not be slept over.
             self.next_event()
         })

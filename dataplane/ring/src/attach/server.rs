@@ -2,7 +2,9 @@
 
 use super::{FILES_MAX, Hello, Welcome};
 use crate::ABI_VERSION;
-use crate::segment::{self, Segment, Sizes, WorkerEnd};
+use crate::segment::{self, Segment, Sizes};
+use crate::wakeup::wakeup;
+use crate::worker_end::WorkerEnd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice};
@@ -78,7 +80,7 @@ impl Server {
         let (file, segment) = Segment::create(sizes, std::process::id(), started_at_unix_ms)?;
         let listener = listen(path)?;
         let system = |errno| BindError::System { path: path.into(), errno };
-        let wakeups = || (0..sizes.workers).map(|_| segment::wakeup()).collect::<Result<Vec<_>, _>>();
+        let wakeups = || (0..sizes.workers).map(|_| wakeup()).collect::<Result<Vec<_>, _>>();
         let (commands, events) = (wakeups().map_err(system)?, wakeups().map_err(system)?);
         let mut files = vec![file];
         for wakeup in commands.iter().chain(&events) {
