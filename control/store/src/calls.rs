@@ -39,7 +39,7 @@ pub struct NewCall {
 
 /// One call, living or ended.
 pub async fn get(store: &Store, id: &str) -> Result<Option<CallRow>> {
-    Ok(calls::Entity::find_by_id(id).one(store.readers()).await?)
+    Ok(calls::Entity::find_by_id(id).one(&store.readers()).await?)
 }
 
 /// Notes a new call, with the event `call.started`; `Duplicate` if its id is taken.
@@ -151,7 +151,7 @@ pub async fn orphans(store: &Store, living_switchboards: &[&str]) -> Result<Vec<
         .filter(calls::Column::EndedUnixMs.is_null())
         .filter(calls::Column::Switchboard.is_not_in(living_switchboards.iter().copied()))
         .order_by_asc(calls::Column::StartedUnixMs);
-    Ok(rows.all(store.readers()).await?)
+    Ok(rows.all(&store.readers()).await?)
 }
 
 impl NewCall {

@@ -126,11 +126,11 @@ impl TryFrom<cdrs::Model> for Cdr {
 
 /// One record.
 pub async fn get(store: &Store, call_id: &str) -> Result<Option<Cdr>> {
-    cdrs::Entity::find_by_id(call_id).one(store.readers()).await?.map(Cdr::try_from).transpose()
+    cdrs::Entity::find_by_id(call_id).one(&store.readers()).await?.map(Cdr::try_from).transpose()
 }
 
 /// The newest records first.
 pub async fn list(store: &Store, limit: u64) -> Result<Vec<Cdr>> {
-    let rows = cdrs::Entity::find().order_by_desc(cdrs::Column::EndedUnixMs).limit(limit).all(store.readers()).await?;
+    let rows = cdrs::Entity::find().order_by_desc(cdrs::Column::EndedUnixMs).limit(limit).all(&store.readers()).await?;
     rows.into_iter().map(Cdr::try_from).collect()
 }

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use sea_orm::DbErr;
+use sea_orm::sqlx::postgres::PgDatabaseError;
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
+
+use crate::{postgres, sqlite};
 
 /// The store's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,12 +14,28 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The URL names no database that this binary can use.
-    #[error("database url {url:?}: {why}; write sqlite:///absolute/path/nebula.db")]
+    #[error("database url {url:?}: {why}; write sqlite:///absolute/path/nebula.db or postgres://user@host:5432/name")]
     Url {
-        /// As configured.
+        /// As configured, without a password.
         url: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
+    },
+    /// Nobody answers at the server's address.
+    #[error("no database answers at {place}: {why}; start it, or correct the address")]
+    Unreachable {
+        /// The server.
+        place: String,
+        /// As the system says.
+        why: String,
+    },
+    /// The server will not have us.
+    #[error("the database {place} refuses: {why}; correct user, password, name or certificates")]
+    Refused {
+        /// The server.
+        place: String,
+        /// As the server or the TLS library says.
+        why: String,
     },
     /// The file cannot be opened or made.
     #[error("cannot open the database {}: {why}", path.display())]
@@ -58,6 +77,25 @@ pub enum Error {
         /// The newest migration of this binary.
         known: String,
     },
+    /// This binary needs migrations that the database does not have.
+    #[error("the database {place} has schema {found}, this binary needs {known}; run `nebula migrate up`")]
+    OlderSchema {
+        /// The file or server.
+        place: String,
+        /// The newest migration in the database, or `none`.
+        found: String,
+        /// The newest migration of this binary.
+        known: String,
+    },
+    /// The database is away; it is tried for, and this was not even asked.
+    #[error("the database is away")]
+    Away,
+    /// The database gave no answer in time.
+    #[error("the database gives no answer")]
+    TimedOut,
+    /// Another transaction changes the same; tried again by the writer, alone.
+    #[error("another transaction changes the same")]
+    Contended,
     /// A row with this key exists.
     #[error("it exists already")]
     Duplicate,
@@ -83,6 +121,57 @@ pub enum Error {
     /// Anything else the database says.
     #[error("database: {0}")]
     Database(DbErr),
+}
+
+/// How a database is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// Nobody answers.
+    Unreachable,
+    /// It answers, and reads, but takes no writes.
+    Unwritable,
+}
+
+impl Error {
+    /// What the driver said.
+    pub(crate) fn sqlx(&self) -> Option<&sqlx::Error> {
+        match self {
+            Error::Database(
+                DbErr::Conn(RuntimeErr::SqlxError(error))
+                | DbErr::Exec(RuntimeErr::SqlxError(error))
+                | DbErr::Query(RuntimeErr::SqlxError(error)),
+            ) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection of old was found dead: a new one may do.
+    pub(crate) fn is_dead_connection(&self) -> bool {
+        self.away() == Some(Away::Unreachable)
+            && matches!(self.sqlx(), Some(sqlx::Error::Io(_) | sqlx::Error::Database(_) | sqlx::Error::Protocol(_)))
+    }
+
+    /// Whether this says that the database is away, rather than that something is wrong with what was asked.
+    pub(crate) fn away(&self) -> Option<Away> {
+        match self {
+            Error::Away | Error::TimedOut | Error::Unreachable { .. } => Some(Away::Unreachable),
+            Error::Database(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout | ConnAcquireErr::ConnectionClosed)) => {
+                Some(Away::Unreachable)
+            }
+            _ => match self.sqlx()? {
+                sqlx::Error::Database(said) => match said.try_downcast_ref::<PgDatabaseError>() {
+                    Some(said) => postgres::away(said),
+                    None => sqlite::away(&**said),
+                },
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed => Some(Away::Unreachable),
+                _ => None,
+            },
+        }
+    }
 }
 
 impl From<DbErr> for Error {

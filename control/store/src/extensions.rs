@@ -46,12 +46,12 @@ pub struct NewExtension {
 
 /// One extension, enabled or not.
 pub async fn find(store: &Store, user: &str) -> Result<Option<Extension>> {
-    Ok(extensions::Entity::find_by_id(user).one(store.readers()).await?)
+    Ok(extensions::Entity::find_by_id(user).one(&store.readers()).await?)
 }
 
 /// All of them, by user.
 pub async fn list(store: &Store) -> Result<Vec<Extension>> {
-    Ok(extensions::Entity::find().order_by_asc(extensions::Column::User).all(store.readers()).await?)
+    Ok(extensions::Entity::find().order_by_asc(extensions::Column::User).all(&store.readers()).await?)
 }
 
 /// Makes a customer; `Duplicate` if there is one with this id.

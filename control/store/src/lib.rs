@@ -4,7 +4,7 @@
 //! also writes its event into the outbox; [`publisher`] carries events from there to whoever listens. Order of every
 //! change: database first, cache second, event third. Knows no role and no bus.
 //!
-//! SQLite here, Postgres behind the same entities and migrations; what is SQLite's own is in `sqlite.rs`.
+//! SQLite or Postgres, behind the same entities and migrations; what is one's own is in `sqlite.rs` or `postgres.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +14,15 @@ pub mod cdrs;
 pub mod error;
 pub mod extensions;
 pub mod locations;
+pub mod migration;
 pub mod outbox;
 pub mod publisher;
 pub mod snapshots;
 pub mod store;
 
+mod database;
 mod entity;
-mod migration;
+mod postgres;
 mod sqlite;
 mod writer;
 

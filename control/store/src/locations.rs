@@ -70,7 +70,7 @@ pub async fn live(store: &Store, user: &str, now_unix_ms: i64) -> Result<Vec<Bin
         .filter(locations::Column::ExpiresUnixMs.gt(now_unix_ms))
         .order_by_desc(locations::Column::QThousandths)
         .order_by_desc(locations::Column::UpdatedUnixMs)
-        .all(store.readers())
+        .all(&store.readers())
         .await?;
     rows.into_iter().map(Binding::try_from).collect()
 }
@@ -87,8 +87,8 @@ pub async fn sweep(store: &Store, now_unix_ms: i64) -> Result<usize> {
         .write(Patience::Some, now_unix_ms, |tx, now| {
             Box::pin(async move {
                 let ended = locations::Column::ExpiresUnixMs.lte(*now);
-                let rows = locations::Entity::find().filter(ended.clone()).all(tx.db()).await?;
-                locations::Entity::delete_many().filter(ended).exec(tx.db()).await?;
+                // In one statement: another process sweeps as well, and each binding ends with one event.
+                let rows = locations::Entity::delete_many().filter(ended).exec_with_returning(tx.db()).await?;
                 let count = rows.len();
                 let mut by_user: BTreeMap<String, Vec<String>> = BTreeMap::new();
                 for row in rows {
@@ -104,6 +104,7 @@ pub async fn sweep(store: &Store, now_unix_ms: i64) -> Result<usize> {
 }
 
 async fn apply_in(tx: &Transaction, user: &str, changes: &Changes, now: i64) -> Result<Applied> {
+    tx.lock("locations", user).await?;
     let rows = locations::Entity::find().filter(locations::Column::User.eq(user)).all(tx.db()).await?;
     let mut bindings = BTreeMap::new();
     for row in rows {

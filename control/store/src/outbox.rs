@@ -33,7 +33,7 @@ pub async fn unpublished(store: &Store, after: i64, limit: u64) -> Result<Vec<Ou
         .filter(outbox::Column::Sequence.gt(after))
         .order_by_asc(outbox::Column::Sequence)
         .limit(limit)
-        .all(store.readers())
+        .all(&store.readers())
         .await?;
     rows.into_iter().map(OutboxEvent::try_from).collect()
 }

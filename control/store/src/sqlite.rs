@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sea_orm::sqlx::ConnectOptions as _;
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, sqlx};
 
-use crate::error::{Error, Result};
+use crate::database::Connections;
+use crate::error::{Away, Error, Result};
 
 /// Connections for reading.
 const READERS: u32 = 4;
@@ -30,17 +32,11 @@ pub(crate) enum Database {
     Memory,
 }
 
-/// The open connections.
-pub(crate) struct Connections {
-    pub writer: DatabaseConnection,
-    pub readers: DatabaseConnection,
-}
-
 impl Database {
     /// Reads `sqlite:///path`, `sqlite://path`, `sqlite:path` (all with `?mode=ro` for a look at a foreign file) and
     /// `sqlite::memory:`.
     pub fn parse(url: &str) -> Result<Self> {
-        let refuse = |why| Error::Url { url: url.to_owned(), why };
+        let refuse = |why: &str| Error::Url { url: url.to_owned(), why: why.to_owned() };
         let rest = url.strip_prefix("sqlite:").ok_or_else(|| refuse("not sqlite"))?;
         if rest == ":memory:" {
             return Ok(Database::Memory);
@@ -58,13 +54,17 @@ impl Database {
     }
 
     pub async fn connect(&self) -> Result<Connections> {
-        let writer = self.pool(1, false).await?;
+        let writer = self.connect_writer().await?;
         let readers = match self {
             Database::File { .. } => self.pool(READERS, true).await?,
             // A second connection to `:memory:` would be a second database.
             Database::Memory => writer.clone(),
         };
         Ok(Connections { writer, readers })
+    }
+
+    pub async fn connect_writer(&self) -> Result<DatabaseConnection> {
+        self.pool(1, false).await
     }
 
     async fn pool(&self, connections: u32, reading: bool) -> Result<DatabaseConnection> {
@@ -105,7 +105,7 @@ impl Database {
     /// Says of a failed opening or migration what an operator can act on.
     pub fn explain(&self, error: Error) -> Error {
         let (Error::Database(db_error), Database::File { path, .. }) = (&error, self) else { return error };
-        let Some((code, why)) = sqlite_code(db_error) else {
+        let Some((code, why)) = said(&error) else {
             return match db_error {
                 DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => {
                     Error::Open { path: path.clone(), why: db_error.to_string() }
@@ -137,16 +137,19 @@ const AUTH: i32 = 23;
 const NOTADB: i32 = 26;
 
 /// SQLite's extended result code and text, if it was SQLite that spoke.
-fn sqlite_code(error: &DbErr) -> Option<(i32, String)> {
-    let (DbErr::Conn(RuntimeErr::SqlxError(inner))
-    | DbErr::Exec(RuntimeErr::SqlxError(inner))
-    | DbErr::Query(RuntimeErr::SqlxError(inner))) = error
-    else {
-        return None;
-    };
-    let database = inner.as_database_error()?;
-    let code = database.code()?.parse().ok()?;
-    Some((code, database.message().to_owned()))
+fn said(error: &Error) -> Option<(i32, String)> {
+    let Some(sqlx::Error::Database(said)) = error.sqlx() else { return None };
+    Some((code(&**said)?, said.message().to_owned()))
+}
+
+fn code(said: &dyn DatabaseError) -> Option<i32> {
+    said.code()?.parse().ok()
+}
+
+/// Whether the file takes no writes now: no room, no right, a broken disk, somebody else who holds it.
+pub(crate) fn away(said: &dyn DatabaseError) -> Option<Away> {
+    let primary = code(said)? & 0xff;
+    matches!(primary, FULL | READONLY | PERM | IOERR | CANTOPEN | BUSY | LOCKED).then_some(Away::Unwritable)
 }
 
 impl fmt::Display for Database {

@@ -8,21 +8,29 @@ use crate::BoxFuture;
 use sea_orm::DatabaseConnection;
 use tokio::sync::Notify;
 
+use crate::database::{Database, Pools};
 use crate::error::{Error, Result};
+use crate::migration;
 use crate::writer::{Patience, Transaction, Writer};
-use crate::{migration, sqlite};
 
-/// Where the data is.
+/// Where the data is, and how it is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `sqlite:///path/nebula.db` or `sqlite::memory:`.
+    /// `sqlite:///path/nebula.db`, `sqlite::memory:` or `postgres://user:password@host:5432/name?sslmode=verify-full`.
     pub url: String,
+    /// Bring the database to this binary's schema; else one that is behind is refused.
+    pub migrate: bool,
 }
 
 impl Options {
+    /// A database of either kind, which is migrated.
+    pub fn url(url: impl Into<String>) -> Self {
+        Self { url: url.into(), migrate: true }
+    }
+
     /// A file; its folder must exist.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self { url: format!("sqlite://{}", path.into().display()) }
+        Self::url(format!("sqlite://{}", path.into().display()))
     }
 }
 
@@ -30,29 +38,40 @@ impl Options {
 /// through a small pool of their own, so neither waits for the other.
 #[derive(Clone)]
 pub struct Store {
-    readers: DatabaseConnection,
+    pools: Arc<Pools>,
     writer: Writer,
-    writing: DatabaseConnection,
     outbox_filled: Arc<Notify>,
 }
 
 impl Store {
     /// Opens the database, makes it if it is not there, and migrates it to this binary's schema.
     pub async fn open(options: &Options) -> Result<Self> {
-        let database = sqlite::Database::parse(&options.url)?;
+        let database = Database::parse(&options.url)?;
         let connections = database.connect().await?;
-        migration::migrate(&connections.writer, &database.to_string())
-            .await
-            .map_err(|error| database.explain(error))?;
+        let place = database.to_string();
+        // A database in memory is its connection; Postgres is migrated under a lock.
+        let db = match &database {
+            Database::Sqlite(_) => connections.writer.clone(),
+            Database::Postgres(server) => server.exclusive().await?,
+        };
+        let fits = match options.migrate {
+            true => migration::migrate(&db, &place).await.map(drop),
+            false => migration::check(&db, &place).await,
+        };
+        if let Database::Postgres(_) = &database {
+            let _ = db.close().await;
+        }
+        fits.map_err(|error| database.explain(error))?;
+        let pools = Arc::new(Pools::new(database, connections));
         let outbox_filled = Arc::new(Notify::new());
-        let writer = Writer::start(connections.writer.clone(), outbox_filled.clone())
-            .map_err(|error| Error::Writer(error.to_string()))?;
-        Ok(Self { readers: connections.readers, writer, writing: connections.writer, outbox_filled })
+        let writer =
+            Writer::start(pools.clone(), outbox_filled.clone()).map_err(|error| Error::Writer(error.to_string()))?;
+        Ok(Self { pools, writer, outbox_filled })
     }
 
     /// An empty store in memory, for tests. It ends with its last handle.
     pub async fn memory() -> Result<Self> {
-        Self::open(&Options { url: "sqlite::memory:".into() }).await
+        Self::open(&Options::url("sqlite::memory:")).await
     }
 
     /// Ends the writer after what it has, and closes the connections. Handles that are left get `Closed`.
@@ -60,8 +79,8 @@ impl Store {
         self.writer.close().await;
         // The writing connection last: only it can fold the WAL back into the file. A pool that is closed already is
         // what is wanted.
-        let _ = self.readers.close().await;
-        let _ = self.writing.close().await;
+        let _ = self.pools.readers().close().await;
+        let _ = self.pools.writer().close().await;
     }
 
     /// How many write groups were committed, and how many writes were in them.
@@ -69,8 +88,8 @@ impl Store {
         self.writer.counts()
     }
 
-    pub(crate) fn readers(&self) -> &DatabaseConnection {
-        &self.readers
+    pub(crate) fn readers(&self) -> DatabaseConnection {
+        self.pools.readers()
     }
 
     /// Woken after a commit that put something into the outbox.

@@ -14,15 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::BoxFuture;
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, EntityTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, TransactionTrait};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::database::{Database, Pools};
 use crate::entity::outbox;
 use crate::error::{Error, Result};
+use crate::postgres;
 use crate::store::WriteCounts;
 
 /// Writes that may wait; one more is refused at once as `Busy`.
@@ -33,6 +33,9 @@ const GROUP_WRITES_MAX: usize = 256;
 
 /// The writer's thread, as `top -H` shows it.
 const THREAD: &str = "store-writer";
+
+/// The longest that a group may take: one connection of SQLite waits 5 s for another process; no server takes longer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long, after its last write, the task waits for whoever closes the store to close the readers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,12 +65,25 @@ impl Patience {
 pub(crate) struct Transaction {
     db: DatabaseTransaction,
     outbox: Mutex<Vec<outbox::ActiveModel>>,
+    alone: bool,
 }
 
 impl Transaction {
     /// Where statements run.
     pub fn db(&self) -> &DatabaseTransaction {
         &self.db
+    }
+
+    /// Keeps other transactions from changing the same, until this one ends. SQLite has no other.
+    ///
+    /// # Errors
+    /// `Contended`, and the write is run again alone: a group that waited for one lock while it holds others could wait
+    /// for a group that waits for it.
+    pub async fn lock(&self, table: &'static str, key: &str) -> Result<()> {
+        match self.db.get_database_backend() {
+            DatabaseBackend::Postgres => postgres::lock(&self.db, table, key, self.alone).await,
+            _ => Ok(()),
+        }
     }
 
     /// Adds an event, to be inserted with this transaction's others.
@@ -95,12 +111,17 @@ struct Queued {
 
 impl Writer {
     /// Starts the task and its thread. They end with the last handle.
-    pub fn start(db: DatabaseConnection, outbox_filled: Arc<Notify>) -> std::io::Result<Self> {
+    pub fn start(pools: Arc<Pools>, outbox_filled: Arc<Notify>) -> std::io::Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE_WRITES_MAX);
         let counters = Arc::new(Counters::default());
-        let task = Task { db, messages, outbox_filled, counters: counters.clone() };
-        // Timers alone: without sockets to watch, a wake-up is one futex call.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        match &pools.database {
+            // Timers alone: without sockets to watch, a wake-up is one futex call.
+            Database::Sqlite(_) => runtime.enable_time(),
+            Database::Postgres(_) => runtime.enable_all(),
+        };
+        let runtime = runtime.build()?;
+        let task = Task { pools, messages, outbox_filled, counters: counters.clone() };
         std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || runtime.block_on(task.run()))?;
         Ok(Self { queue, counters })
     }
@@ -158,7 +179,7 @@ struct Counters {
 }
 
 struct Task {
-    db: DatabaseConnection,
+    pools: Arc<Pools>,
     messages: mpsc::Receiver<Message>,
     outbox_filled: Arc<Notify>,
     counters: Arc<Counters>,
@@ -183,11 +204,14 @@ impl Task {
         self.messages.close();
         if let Some(closed) = closed {
             let _ = closed.send(());
-            let being_closed = self.db.get_sqlite_connection_pool().close_event();
-            let _ = timeout(CLOSE_TIMEOUT, being_closed).await;
+            if let Database::Sqlite(_) = self.pools.database {
+                let writer = self.pools.writer();
+                let being_closed = writer.get_sqlite_connection_pool().close_event();
+                let _ = timeout(CLOSE_TIMEOUT, being_closed).await;
+            }
         }
         // The connection's way back from the last transaction to its pool is a task on this runtime: not to be cut short.
-        let _ = self.db.close().await;
+        let _ = timeout(CLOSE_TIMEOUT, self.pools.writer().close()).await;
     }
 
     /// Collects writes until the least patient of them must run.
@@ -215,7 +239,9 @@ impl Task {
     async fn commit(&self, mut group: Vec<Box<dyn Job>>) {
         match self.attempt(&mut group).await {
             Ok(()) => group.into_iter().for_each(|job| job.finish()),
-            Err(error) if group.len() == 1 => group.into_iter().for_each(|job| job.fail(error.clone())),
+            Err(error) if group.len() == 1 || error.away().is_some() => {
+                group.into_iter().for_each(|job| job.fail(error.clone()))
+            }
             Err(_) => {
                 self.counters.reruns.fetch_add(1, Ordering::Relaxed);
                 for job in group {
@@ -232,30 +258,39 @@ impl Task {
         }
     }
 
-    /// One transaction; an error means that nothing of it is left.
+    /// One transaction; an error means that nothing of it is left, or that the database is away and nobody knows.
     async fn attempt(&self, group: &mut [Box<dyn Job>]) -> Result<()> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let db = self.db.begin_with_options(options).await?;
-        let transaction = Transaction { db, outbox: Mutex::default() };
-        let outcome = Self::fill(&transaction, group).await;
-        match outcome {
-            Ok(events) => {
-                transaction.db.commit().await?;
-                self.counters.commits.fetch_add(1, Ordering::Relaxed);
-                self.counters.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
-                if events > 0 {
-                    self.outbox_filled.notify_one();
+        let twice = async {
+            match self.attempt_once(group).await {
+                // The connection has died since it was last used; the next one is new.
+                Err(Failed { error, committing: false }) if error.is_dead_connection() => {
+                    self.attempt_once(group).await.map_err(|failed| failed.error)
                 }
-                Ok(())
+                outcome => outcome.map_err(|failed| failed.error),
             }
+        };
+        timeout(ATTEMPT_TIMEOUT, twice).await.unwrap_or(Err(Error::TimedOut))
+    }
+
+    async fn attempt_once(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failed> {
+        let (writer, options) = (self.pools.writer(), self.pools.database.transaction());
+        let db = writer.begin_with_options(options).await?;
+        let transaction = Transaction { db, outbox: Mutex::default(), alone: group.len() == 1 };
+        let events = match Self::fill(&transaction, group).await {
+            Ok(events) => events,
             Err(error) => {
-                transaction.db.rollback().await?;
-                Err(error)
+                // What cannot be rolled back on a dead connection has ended with it.
+                let _ = transaction.db.rollback().await;
+                return Err(Failed { error, committing: false });
             }
+        };
+        transaction.db.commit().await.map_err(|error| Failed { error: error.into(), committing: true })?;
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
+        if events > 0 {
+            self.outbox_filled.notify_one();
         }
+        Ok(())
     }
 
     /// Runs the group's writes and inserts its events; how many there were.
@@ -269,6 +304,18 @@ impl Task {
             outbox::Entity::insert_many(events).exec_without_returning(&transaction.db).await?;
         }
         Ok(count)
+    }
+}
+
+/// Why an attempt failed, and whether it may have been committed all the same.
+struct Failed {
+    error: Error,
+    committing: bool,
+}
+
+impl From<DbErr> for Failed {
+    fn from(error: DbErr) -> Self {
+        Self { error: error.into(), committing: false }
     }
 }
 

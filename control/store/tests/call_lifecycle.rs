@@ -6,9 +6,15 @@ mod common;
 use common::{Fixture, call, cdr};
 use nebula_store::{Error, calls, cdrs, outbox};
 
-#[tokio::test]
-async fn start_answer_end_leave_row_record_and_events_over_a_reopening() {
-    let fixture = Fixture::new().await;
+on_both!(
+    start_answer_end_leave_row_record_and_events_over_a_reopening,
+    ends_reported_at_once_from_everywhere_leave_one_record,
+    a_refused_call_that_never_started_has_its_record,
+    what_died_with_its_switchboard_is_found,
+    a_failing_write_leaves_its_neighbours_of_the_group_alone,
+);
+
+async fn start_answer_end_leave_row_record_and_events_over_a_reopening(fixture: Fixture) {
     let store = &fixture.store;
     calls::start(store, call("c1")).await.unwrap();
     assert!(matches!(calls::start(store, call("c1")).await, Err(Error::Duplicate)));
@@ -34,9 +40,7 @@ async fn start_answer_end_leave_row_record_and_events_over_a_reopening() {
     assert_eq!((&events[2].data["duration_ms"], &events[2].data["billed_ms"]), (&9_500.into(), &7_500.into()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ends_reported_at_once_from_everywhere_leave_one_record() {
-    let fixture = Fixture::new().await;
+async fn ends_reported_at_once_from_everywhere_leave_one_record(fixture: Fixture) {
     calls::start(&fixture.store, call("c1")).await.unwrap();
     let ends: Vec<_> = (0..50)
         .map(|n| {
@@ -55,9 +59,7 @@ async fn ends_reported_at_once_from_everywhere_leave_one_record() {
     assert_eq!(events.iter().filter(|event| event.kind == "call.ended").count(), 1);
 }
 
-#[tokio::test]
-async fn a_refused_call_that_never_started_has_its_record() {
-    let fixture = Fixture::new().await;
+async fn a_refused_call_that_never_started_has_its_record(fixture: Fixture) {
     let mut refused = cdr("c9");
     refused.answered_unix_ms = None;
     assert!(calls::end(&fixture.store, refused.clone()).await.unwrap());
@@ -65,9 +67,7 @@ async fn a_refused_call_that_never_started_has_its_record() {
     assert_eq!((kept.billed_ms(), kept.duration_ms()), (0, 9_500));
 }
 
-#[tokio::test]
-async fn what_died_with_its_switchboard_is_found() {
-    let fixture = Fixture::new().await;
+async fn what_died_with_its_switchboard_is_found(fixture: Fixture) {
     let store = &fixture.store;
     for (id, switchboard, started) in
         [("old", "dead", 1), ("mine", "living", 2), ("new", "gone", 3), ("over", "dead", 4)]
@@ -82,9 +82,7 @@ async fn what_died_with_its_switchboard_is_found() {
     assert_eq!(calls::orphans(store, &[]).await.unwrap().len(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failing_write_leaves_its_neighbours_of_the_group_alone() {
-    let fixture = Fixture::new().await;
+async fn a_failing_write_leaves_its_neighbours_of_the_group_alone(fixture: Fixture) {
     calls::start(&fixture.store, call("taken")).await.unwrap();
     // All are queued while the writer runs the first: they share a group with those that fail.
     let starts: Vec<_> = (0..40)

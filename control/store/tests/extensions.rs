@@ -7,9 +7,14 @@ use common::{Fixture, customer, extension};
 use nebula_store::extensions::{self, Ha1};
 use nebula_store::{Error, audit};
 
-#[tokio::test]
-async fn the_first_start_seeds_and_the_second_does_not() {
-    let fixture = Fixture::new().await;
+on_both!(
+    the_first_start_seeds_and_the_second_does_not,
+    an_insert_with_one_taken_user_leaves_nothing,
+    many_extensions_are_inserted_at_once,
+    password_and_state_change_for_those_that_exist,
+);
+
+async fn the_first_start_seeds_and_the_second_does_not(fixture: Fixture) {
     let ten = || (1000..1010).map(|user| extension(&user.to_string())).collect::<Vec<_>>();
     assert!(extensions::seed(&fixture.store, customer(), ten(), "first start").await.unwrap());
     let fixture = fixture.reopen().await;
@@ -28,9 +33,7 @@ async fn the_first_start_seeds_and_the_second_does_not() {
     assert_eq!(whats, [who("extensions.created"), who("customer.created")]);
 }
 
-#[tokio::test]
-async fn an_insert_with_one_taken_user_leaves_nothing() {
-    let fixture = Fixture::new().await;
+async fn an_insert_with_one_taken_user_leaves_nothing(fixture: Fixture) {
     let store = &fixture.store;
     extensions::add_customer(store, customer(), "test").await.unwrap();
     extensions::insert(store, "demo", vec![extension("1000")], "test").await.unwrap();
@@ -43,17 +46,13 @@ async fn an_insert_with_one_taken_user_leaves_nothing() {
     assert!(nobodys.is_err(), "the customer must exist");
 }
 
-#[tokio::test]
-async fn many_extensions_are_inserted_at_once() {
-    let fixture = Fixture::new().await;
+async fn many_extensions_are_inserted_at_once(fixture: Fixture) {
     let many = (10_000..16_000).map(|user| extension(&user.to_string())).collect();
     assert!(extensions::seed(&fixture.store, customer(), many, "test").await.unwrap());
     assert_eq!(extensions::list(&fixture.store).await.unwrap().len(), 6_000);
 }
 
-#[tokio::test]
-async fn password_and_state_change_for_those_that_exist() {
-    let fixture = Fixture::new().await;
+async fn password_and_state_change_for_those_that_exist(fixture: Fixture) {
     let store = &fixture.store;
     extensions::seed(store, customer(), vec![extension("1000"), extension("1001")], "test").await.unwrap();
     let new = Ha1::new("1000", "nebula", "new");

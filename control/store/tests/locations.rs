@@ -7,6 +7,13 @@ use common::{Fixture, binding};
 use nebula_store::locations::{self, Applied, Binding, Changes};
 use nebula_store::{Store, outbox};
 
+on_both!(
+    bindings_come_are_refreshed_and_go,
+    an_older_register_of_the_same_call_id_changes_nothing,
+    replacing_all_in_one_register_is_one_change,
+    the_sweep_removes_what_has_ended,
+);
+
 const A: &str = "sip:1000@192.0.2.7:5060";
 const B: &str = "sip:1000@192.0.2.8:5060;transport=tcp";
 
@@ -24,9 +31,7 @@ async fn events(store: &Store) -> Vec<(serde_json::Value, serde_json::Value)> {
     events.into_iter().map(|event| (event.data["added"].clone(), event.data["removed"].clone())).collect()
 }
 
-#[tokio::test]
-async fn bindings_come_are_refreshed_and_go() {
-    let fixture = Fixture::new().await;
+async fn bindings_come_are_refreshed_and_go(fixture: Fixture) {
     let mut preferred = binding(B, 1);
     preferred.q_thousandths = 900;
     let set = vec![binding(A, 1), preferred.clone()];
@@ -53,9 +58,7 @@ async fn bindings_come_are_refreshed_and_go() {
     assert_eq!(events(store).await, expected, "the refresh is no event");
 }
 
-#[tokio::test]
-async fn an_older_register_of_the_same_call_id_changes_nothing() {
-    let fixture = Fixture::new().await;
+async fn an_older_register_of_the_same_call_id_changes_nothing(fixture: Fixture) {
     let store = &fixture.store;
     locations::apply(store, "1000", register(5, vec![binding(A, 5)]), 1).await.unwrap();
     for cseq in [4, 5] {
@@ -73,9 +76,7 @@ async fn an_older_register_of_the_same_call_id_changes_nothing() {
     assert!(matches!(locations::apply(store, "1000", after, 70_000).await.unwrap(), Applied::Done(_)));
 }
 
-#[tokio::test]
-async fn replacing_all_in_one_register_is_one_change() {
-    let fixture = Fixture::new().await;
+async fn replacing_all_in_one_register_is_one_change(fixture: Fixture) {
     let store = &fixture.store;
     locations::apply(store, "1000", register(1, vec![binding(A, 1)]), 1).await.unwrap();
     let replace = Changes { remove_all: true, ..register(2, vec![binding(B, 2)]) };
@@ -84,9 +85,7 @@ async fn replacing_all_in_one_register_is_one_change() {
     assert_eq!(events(store).await[1], (serde_json::json!([B]), serde_json::json!([A])));
 }
 
-#[tokio::test]
-async fn the_sweep_removes_what_has_ended() {
-    let fixture = Fixture::new().await;
+async fn the_sweep_removes_what_has_ended(fixture: Fixture) {
     let store = &fixture.store;
     let mut long = binding(B, 1);
     long.expires_unix_ms = 100_000;

@@ -28,7 +28,7 @@ async fn a_file_of_another_kind() {
 
 #[tokio::test]
 async fn a_damaged_database() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::sqlite().await;
     fixture.store.close().await;
     let path = fixture.folder.path().join("nebula.db");
     let mut bytes = fs::read(&path).unwrap();
@@ -55,13 +55,13 @@ async fn a_database_that_takes_no_writes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nebula.db");
     fs::write(&path, "").unwrap();
-    let error = refusal(&Options { url: format!("sqlite://{}?mode=ro", path.display()) }).await;
+    let error = refusal(&Options::url(format!("sqlite://{}?mode=ro", path.display()))).await;
     assert!(matches!(error, Error::NotWritable { .. }), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_url_of_another_kind() {
-    let error = refusal(&Options { url: "mysql://localhost/x".into() }).await;
+    let error = refusal(&Options::url("mysql://localhost/x")).await;
     assert!(matches!(error, Error::Url { .. }), "{error}");
 }
 
@@ -69,7 +69,7 @@ async fn a_url_of_another_kind() {
 async fn a_newer_schema_names_both_versions() {
     use sea_orm::{ConnectionTrait, Database};
 
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::sqlite().await;
     fixture.store.close().await;
     let path = fixture.folder.path().join("nebula.db");
     let newer = Database::connect(format!("sqlite://{}", path.display())).await.unwrap();
@@ -80,13 +80,13 @@ async fn a_newer_schema_names_both_versions() {
     newer.close().await.unwrap();
     let error = refusal(&options(&fixture.folder)).await;
     let Error::NewerSchema { found, known, .. } = &error else { panic!("{error}") };
-    assert_eq!((found.as_str(), known.as_str()), ("m9999_future", "m0001_spine"));
+    assert_eq!((found.as_str(), known.as_str()), ("m9999_future", "m0002_fleet"));
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
 }
 
 #[tokio::test]
 async fn a_closed_store_says_so() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::sqlite().await;
     let other = fixture.store.clone();
     fixture.store.close().await;
     let error = nebula_store::calls::start(&other, common::call("c1")).await.unwrap_err();

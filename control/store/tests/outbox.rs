@@ -12,6 +12,13 @@ use nebula_store::{Store, calls, outbox, publisher};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+on_both!(
+    a_pass_publishes_in_order_and_marks,
+    a_failure_holds_its_subject_back_and_no_other,
+    a_crash_between_publishing_and_marking_publishes_again,
+    a_commit_wakes_the_publisher_and_failures_are_tried_again,
+);
+
 async fn two_calls(store: &Store) {
     for id in ["a", "b"] {
         calls::start(store, call(id)).await.unwrap();
@@ -21,9 +28,7 @@ async fn two_calls(store: &Store) {
     }
 }
 
-#[tokio::test]
-async fn a_pass_publishes_in_order_and_marks() {
-    let fixture = Fixture::new().await;
+async fn a_pass_publishes_in_order_and_marks(fixture: Fixture) {
     two_calls(&fixture.store).await;
     let mut seen = Vec::new();
     let mut publish = |event: outbox::OutboxEvent| {
@@ -38,9 +43,7 @@ async fn a_pass_publishes_in_order_and_marks() {
     assert_eq!(outbox::purge(&fixture.store, i64::MAX).await.unwrap(), 4);
 }
 
-#[tokio::test]
-async fn a_failure_holds_its_subject_back_and_no_other() {
-    let fixture = Fixture::new().await;
+async fn a_failure_holds_its_subject_back_and_no_other(fixture: Fixture) {
     two_calls(&fixture.store).await;
     let mut seen = Vec::new();
     let mut publish = |event: outbox::OutboxEvent| {
@@ -57,9 +60,7 @@ async fn a_failure_holds_its_subject_back_and_no_other() {
     assert!(left.iter().all(|event| event.subject == "a"));
 }
 
-#[tokio::test]
-async fn a_crash_between_publishing_and_marking_publishes_again() {
-    let fixture = Fixture::new().await;
+async fn a_crash_between_publishing_and_marking_publishes_again(fixture: Fixture) {
     two_calls(&fixture.store).await;
     let (published, mut first) = mpsc::unbounded_channel();
     let store = fixture.store.clone();
@@ -91,9 +92,7 @@ async fn a_crash_between_publishing_and_marking_publishes_again() {
     assert_eq!(*again.lock().unwrap(), [1, 2, 3, 4], "nothing was marked, so all come again, in order");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_wakes_the_publisher_and_failures_are_tried_again() {
-    let fixture = Fixture::new().await;
+async fn a_commit_wakes_the_publisher_and_failures_are_tried_again(fixture: Fixture) {
     let (published, mut events) = mpsc::unbounded_channel();
     let store = fixture.store.clone();
     let mut failures = 2;

@@ -1,5 +1,7 @@
-//! A store in a file of its own, and what the tests put into it.
+//! A store in a file or a server of its own, and what the tests put into it.
 #![allow(dead_code, missing_docs)]
+
+pub mod postgres;
 
 use nebula_store::calls::NewCall;
 use nebula_store::cdrs::{Cdr, Leg};
@@ -8,24 +10,55 @@ use nebula_store::locations::Binding;
 use nebula_store::{Options, Store};
 use tempfile::TempDir;
 
+use postgres::Server;
+
 pub struct Fixture {
     pub store: Store,
     pub folder: TempDir,
+    pub server: Option<Server>,
 }
 
 impl Fixture {
-    pub async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&options(&folder)).await.expect("a new store");
-        Self { store, folder }
+    pub async fn sqlite() -> Self {
+        Self::open(tempfile::tempdir().expect("a temporary folder"), None).await
     }
 
-    /// Closes and opens the same file.
+    pub async fn postgres() -> Self {
+        let server = Server::start().await;
+        Self::open(tempfile::tempdir().expect("a temporary folder"), Some(server)).await
+    }
+
+    async fn open(folder: TempDir, server: Option<Server>) -> Self {
+        let options = server.as_ref().map_or_else(|| options(&folder), |server| Options::url(server.url()));
+        let store = Store::open(&options).await.expect("a store");
+        Self { store, folder, server }
+    }
+
+    /// Closes and opens the same database.
     pub async fn reopen(self) -> Self {
         self.store.close().await;
-        let store = Store::open(&options(&self.folder)).await.expect("the same store");
-        Self { store, folder: self.folder }
+        Self::open(self.folder, self.server).await
     }
+}
+
+/// Makes a test for SQLite and one for Postgres of each function.
+#[macro_export]
+macro_rules! on_both {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $behaviour() {
+                super::$behaviour($crate::common::Fixture::sqlite().await).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $behaviour() {
+                super::$behaviour($crate::common::Fixture::postgres().await).await;
+            })+
+        }
+    };
 }
 
 pub fn options(folder: &TempDir) -> Options {

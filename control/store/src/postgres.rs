@@ -1,0 +1,170 @@
+//! All that is Postgres' own: the URL, how connections are set up, what its error codes mean, its locks.
+//!
+//! `postgres://user:password@host:5432/name?sslmode=verify-full&sslrootcert=/path/ca.pem`, as libpq reads it. One
+//! connection writes, in the writer's thread; some read. They are made when they are first needed, on the runtime that
+//! needs them, and made anew after the server was away, so that none of them is a dead one.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgPoolOptions, PgSslMode};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, Statement};
+use tokio::time::timeout;
+
+use crate::database::{Connections, sqlx_error};
+use crate::error::{Away, Error, Result};
+
+/// Connections for reading.
+const READERS: u32 = 8;
+
+/// How long to wait for a connection: to the server, or of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Prepared statements kept per connection.
+const STATEMENTS: usize = 512;
+
+/// The advisory lock of whoever migrates, and of whoever publishes: "nebula" and a number, as an integer of 64 bits.
+const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"nebula\0\x01");
+pub(crate) const PUBLISHER_LOCK: i64 = i64::from_be_bytes(*b"nebula\0\x02");
+
+/// What wakes the publisher; the trigger of migration `m0002` notifies it.
+pub(crate) const OUTBOX_CHANNEL: &str = "nebula_outbox";
+
+/// A server and the database there.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    options: PgConnectOptions,
+}
+
+impl Database {
+    /// Reads `postgres://` and `postgresql://`.
+    pub fn parse(url: &str) -> Result<Self> {
+        let options: PgConnectOptions = url
+            .parse()
+            .map_err(|error: sqlx::Error| Error::Url { url: without_password(url), why: error.to_string() })?;
+        let options =
+            options.application_name("nebula").statement_cache_capacity(STATEMENTS).disable_statement_logging();
+        Ok(Self { options })
+    }
+
+    /// Pools that connect when they are used.
+    pub fn connections(&self) -> Connections {
+        Connections { writer: self.pool(1), readers: self.pool(READERS) }
+    }
+
+    fn pool(&self, connections: u32) -> DatabaseConnection {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(self.options.clone())
+            .into()
+    }
+
+    /// One connection of its own.
+    pub async fn connect(&self) -> Result<PgConnection> {
+        match timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await {
+            Ok(connected) => connected.map_err(|error| self.explain(sqlx_error(error))),
+            Err(_) => Err(Error::Unreachable { place: self.to_string(), why: "no answer".to_owned() }),
+        }
+    }
+
+    /// One connection that no other process has at the same time: for migrations. It ends, and the lock with it, when it
+    /// is closed.
+    pub async fn exclusive(&self) -> Result<DatabaseConnection> {
+        // First alone: it fails at once if nobody is there, while a pool tries again for a while.
+        let _ = self.connect().await?.close().await;
+        let db = self.pool(1);
+        match db.execute_unprepared(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})")).await {
+            Ok(_) => Ok(db),
+            Err(error) => Err(self.explain(error.into())),
+        }
+    }
+
+    /// Says of a failed opening or migration what an operator can act on.
+    pub fn explain(&self, error: Error) -> Error {
+        let place = self.to_string();
+        match error.sqlx() {
+            Some(sqlx::Error::Database(said)) => match said.code().as_deref() {
+                Some(code) if refuses(code) => Error::Refused { place, why: said.message().to_owned() },
+                _ => error,
+            },
+            Some(sqlx::Error::Tls(why)) => Error::Refused { place, why: format!("TLS: {why}") },
+            Some(sqlx::Error::Configuration(why)) => Error::Refused { place, why: why.to_string() },
+            // A certificate that does not fit.
+            Some(sqlx::Error::Io(why)) if why.kind() == ErrorKind::InvalidData => {
+                Error::Refused { place, why: why.to_string() }
+            }
+            Some(why @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)) => {
+                Error::Unreachable { place, why: why.to_string() }
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Whether the server cannot do its work now, by SQLSTATE.
+pub(crate) fn away(error: &PgDatabaseError) -> Option<Away> {
+    // https://www.postgresql.org/docs/15/errcodes-appendix.html
+    match error.code() {
+        // A transaction that only reads: a standby, or told so. Disk full, I/O error.
+        "25006" | "53100" | "58030" => Some(Away::Unwritable),
+        // Shut down, crashed, starting; too many connections, out of memory; connection exceptions.
+        code if code.starts_with("57P") || code.starts_with("53") || code.starts_with("08") => Some(Away::Unreachable),
+        _ => None,
+    }
+}
+
+/// Locks a name until the transaction ends. A group does not wait for it.
+pub(crate) async fn lock(db: &DatabaseTransaction, table: &'static str, key: &str, wait: bool) -> Result<()> {
+    let which = if wait { "pg_advisory_xact_lock" } else { "pg_try_advisory_xact_lock" };
+    let sql = format!("SELECT coalesce({which}(hashtextextended($1, 0))::text, '') AS locked");
+    let values = [format!("{table}/{key}").into()];
+    let row = db.query_one_raw(Statement::from_sql_and_values(DatabaseBackend::Postgres, sql, values)).await?;
+    match row.map(|row| row.try_get::<String>("", "locked")).transpose()? {
+        Some(locked) if locked == "false" => Err(Error::Contended),
+        _ => Ok(()),
+    }
+}
+
+/// Wrong password or user (28xxx), no such database (3D000), no right to it (42501).
+fn refuses(code: &str) -> bool {
+    code.starts_with("28") || code == "3D000" || code == "42501"
+}
+
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        _ => url.to_owned(),
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.options;
+        write!(f, "postgres://{}@{}:{}", options.get_username(), options.get_host(), options.get_port())?;
+        write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))?;
+        match options.get_ssl_mode() {
+            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => f.write_str(" (TLS)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        let url = "postgres://nebula:s3cret@db.example.com:5433/pbx?sslmode=require";
+        let shown = Database::parse(url).unwrap().to_string();
+        assert_eq!(shown, "postgres://nebula@db.example.com:5433/pbx (TLS)");
+        let wrong = Database::parse("postgres://nebula:s3cret@db.example.com:port/pbx").unwrap_err().to_string();
+        assert!(wrong.contains("db.example.com") && !wrong.contains("s3cret"), "{wrong}");
+    }
+}
