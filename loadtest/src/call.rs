@@ -19,6 +19,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+/// The usual packetization time (RFC 3551 section 4.2), milliseconds.
+const PTIME_MS: usize = 20;
+
 /// How long the registrations of a run last: longer than any run.
 const REGISTRATION_S: u32 = 3600;
 
@@ -95,7 +98,7 @@ pub async fn run(arguments: &Arguments) -> Result<Report> {
         caller,
         account: account(&arguments.from),
         number: arguments.to.clone(),
-        media: Media::start(arguments.media_threads, ip)?,
+        media: Media::start(arguments.media_threads, ip, PTIME_MS)?,
         talk: Duration::from_secs_f64(arguments.duration_s),
     });
     let (ended, ends) = mpsc::channel(arguments.calls as usize + 1);
@@ -142,13 +145,13 @@ async fn place_all(run: &Arc<Run>, arguments: &Arguments) -> Vec<Result<Placed, 
 async fn take_all(
     run: Arc<Run>,
     callee: Arc<Endpoint>,
-    mut incoming: Receiver<Request>,
+    mut incoming: Receiver<(Request, SocketAddr)>,
     ring: Duration,
     ended: Sender<Result<Taken, Failure>>,
 ) {
     // Odd origins call, even ones answer.
     let mut origin = 0;
-    while let Some(request) = incoming.recv().await {
+    while let Some((request, _)) = incoming.recv().await {
         // What belongs to a call that is over already: a late retransmission.
         if request.method != Method::Invite {
             continue;
@@ -186,7 +189,7 @@ fn progress_bar(arguments: &Arguments) -> ProgressBar {
 }
 
 /// The address that the server sees us by.
-fn local_ip(server: SocketAddr) -> std::io::Result<IpAddr> {
+pub fn local_ip(server: SocketAddr) -> std::io::Result<IpAddr> {
     let any: SocketAddr =
         if server.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }.parse().map_err(std::io::Error::other)?;
     let socket = UdpSocket::bind(any)?;

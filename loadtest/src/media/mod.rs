@@ -1,16 +1,21 @@
-//! RTP of many calls at once: a few threads with an epoll each speak every 20 ms and verify all that they hear.
+//! RTP of many calls at once: a few threads with an epoll each speak once a packetization time and verify all that they
+//! hear.
 //!
 //! A [`Session`] is one end of one call. It is opened before its SDP is written, started when the peer's address is known
 //! and stopped when the call ends; then it tells what it has heard.
 
+mod ear;
 mod payload;
 mod thread;
+
+pub use ear::Heard;
+pub use payload::PTIME_MS_MAX;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use tokio::sync::oneshot;
@@ -20,19 +25,35 @@ pub fn delays() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("constant bounds are right")
 }
 
+/// What all threads share.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// Times are counted from here.
+    begun: Instant,
+    /// The same moment in Unix time, nanoseconds: the kernel stamps what comes with that.
+    begun_unix_ns: u64,
+    ptime_ms: usize,
+}
+
+/// Nanoseconds since 1970.
+pub fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// The threads that carry all sessions.
 pub struct Media {
     threads: Vec<Sender<thread::Order>>,
     next: AtomicUsize,
     bind_ip: IpAddr,
+    terms: Terms,
 }
 
 impl Media {
-    /// Starts them.
-    pub fn start(threads: usize, bind_ip: IpAddr) -> io::Result<Self> {
-        let begun = Instant::now();
-        let threads = (0..threads.max(1)).map(|_| thread::start(begun)).collect::<io::Result<_>>()?;
-        Ok(Self { threads, next: AtomicUsize::new(0), bind_ip })
+    /// Starts them; each packet holds `ptime_ms` of sound.
+    pub fn start(threads: usize, bind_ip: IpAddr, ptime_ms: usize) -> io::Result<Self> {
+        let terms = Terms { begun: Instant::now(), begun_unix_ns: unix_ns(), ptime_ms };
+        let threads = (0..threads.max(1)).map(|_| thread::start(terms)).collect::<io::Result<_>>()?;
+        Ok(Self { threads, next: AtomicUsize::new(0), bind_ip, terms })
     }
 
     /// Opens one end of a call. `origin` names it in every packet that it sends.
@@ -41,7 +62,23 @@ impl Media {
         socket.set_nonblocking(true)?;
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let thread = self.threads[turn % self.threads.len()].clone();
-        Ok(Session { local: socket.local_addr()?, socket: Some(socket), origin, thread })
+        let local = socket.local_addr()?;
+        Ok(Session { local, socket: Some(socket), probe: Probe { origin, thread } })
+    }
+
+    /// Now, as packets and gaps are timed.
+    pub fn now_ns(&self) -> u64 {
+        self.terms.begun.elapsed().as_nanos() as u64
+    }
+
+    /// Such a time in Unix time, milliseconds.
+    pub fn unix_ms(&self, at_ns: u64) -> f64 {
+        (self.terms.begun_unix_ns + at_ns) as f64 / 1e6
+    }
+
+    /// The packetization time.
+    pub fn ptime_ms(&self) -> usize {
+        self.terms.ptime_ms
     }
 
     /// Ends the threads; all delays that were measured, in microseconds.
@@ -64,38 +101,28 @@ impl Media {
 pub struct Session {
     /// Where it listens.
     pub local: SocketAddr,
-    origin: u32,
     socket: Option<UdpSocket>,
+    probe: Probe,
+}
+
+/// Looks into a session while its call goes on.
+#[derive(Clone)]
+pub struct Probe {
+    origin: u32,
     thread: Sender<thread::Order>,
 }
 
-/// What a session has sent and heard.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Heard {
-    /// Packets sent.
-    pub sent: u64,
-    /// Packets that came, right in every byte, each counted once.
-    pub received: u64,
-    /// The number of the last one, counted from zero by their sender.
-    pub last: Option<u64>,
-    /// Packets that came twice.
-    pub duplicates: u64,
-    /// Packets that are not what anybody sent, or from a second origin.
-    pub wrong: u64,
-    /// The origin of the right ones.
-    pub origin: Option<u32>,
-    /// Interarrival jitter (RFC 3550 A.8) at the end, microseconds.
-    pub jitter_us: f64,
-}
+impl Probe {
+    /// What it has heard up to now; none before its start and after its end.
+    pub async fn heard(&self) -> Option<Heard> {
+        let (answer, heard) = oneshot::channel();
+        self.order(thread::Order::Peek { origin: self.origin, answer });
+        heard.await.ok()
+    }
 
-impl Session {
-    /// Begins to speak to the peer.
-    pub fn start(&mut self, remote: SocketAddr) -> io::Result<()> {
-        if let Some(socket) = self.socket.take() {
-            socket.connect(remote)?;
-            self.order(thread::Order::Start { origin: self.origin, socket });
-        }
-        Ok(())
+    /// From now on the longest gap is measured anew.
+    pub fn mark(&self) {
+        self.order(thread::Order::Mark { origin: self.origin });
     }
 
     /// Goes on listening, but is silent from now on.
@@ -103,15 +130,36 @@ impl Session {
         self.order(thread::Order::Hush { origin: self.origin });
     }
 
+    fn order(&self, order: thread::Order) {
+        // Fails only when the thread is gone, and then the answer says that nothing was heard.
+        self.thread.send(order).ok();
+    }
+}
+
+impl Session {
+    /// Begins to speak to the peer.
+    pub fn start(&mut self, remote: SocketAddr) -> io::Result<()> {
+        if let Some(socket) = self.socket.take() {
+            socket.connect(remote)?;
+            self.probe.order(thread::Order::Start { origin: self.probe.origin, socket });
+        }
+        Ok(())
+    }
+
+    /// Looks into it from elsewhere.
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
+    /// Goes on listening, but is silent from now on.
+    pub fn hush(&self) {
+        self.probe.hush();
+    }
+
     /// Ends it.
     pub async fn stop(self) -> Heard {
         let (answer, heard) = oneshot::channel();
-        self.order(thread::Order::Stop { origin: self.origin, answer });
+        self.probe.order(thread::Order::Stop { origin: self.probe.origin, answer });
         heard.await.unwrap_or_default()
-    }
-
-    fn order(&self, order: thread::Order) {
-        // Fails only when the thread is gone, and then `stop` says that nothing was heard.
-        self.thread.send(order).ok();
     }
 }

@@ -1,14 +1,28 @@
-//! What a packet holds: RTP with 20 ms of PCMU, of which the first bytes name origin, number and time of the packet, and
-//! the rest is sound that follows from them. Every byte is checked at the far end.
+//! What a packet holds: RTP with some milliseconds of PCMU, of which the first bytes name origin, number and time of the
+//! packet, and the rest is sound that follows from them. Every byte is checked at the far end.
 
-/// Samples, and bytes, of 20 ms at 8 kHz.
-const SAMPLES: usize = 160;
+/// Samples, and bytes, of a millisecond at 8 kHz.
+const SAMPLES_PER_MS: usize = 8;
 
 /// RTP's fixed header (RFC 3550 section 5.1).
 const HEADER_BYTES: usize = 12;
 
-/// The whole datagram.
-pub const PACKET_BYTES: usize = HEADER_BYTES + SAMPLES;
+/// The longest packetization time.
+pub const PTIME_MS_MAX: usize = 100;
+
+/// Room for any datagram of ours.
+pub const PACKET_BYTES_MAX: usize = packet_bytes(PTIME_MS_MAX);
+
+/// The whole datagram of a packetization time.
+pub const fn packet_bytes(ptime_ms: usize) -> usize {
+    HEADER_BYTES + ptime_ms * SAMPLES_PER_MS
+}
+
+/// SSRC and sequence number as RTP's header tells them; a relay may have put in its own.
+pub fn source(datagram: &[u8]) -> (u32, u16) {
+    let (ssrc, sequence) = (&datagram[8..12], &datagram[2..4]);
+    (u32::from_be_bytes([ssrc[0], ssrc[1], ssrc[2], ssrc[3]]), u16::from_be_bytes([sequence[0], sequence[1]]))
+}
 
 /// A packet that was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +36,14 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// As a datagram.
-    pub fn write(&self, datagram: &mut [u8; PACKET_BYTES]) {
+    /// As a datagram, whose length says how much sound it holds.
+    pub fn write(&self, datagram: &mut [u8]) {
+        let samples = (datagram.len() - HEADER_BYTES) as u32;
         datagram[0] = 0x80;
         // The marker bit begins the talk spurt (RFC 3551 section 4.1).
         datagram[1] = if self.number == 0 { 0x80 } else { 0 };
         datagram[2..4].copy_from_slice(&(self.number as u16).to_be_bytes());
-        datagram[4..8].copy_from_slice(&(self.number as u32).wrapping_mul(SAMPLES as u32).to_be_bytes());
+        datagram[4..8].copy_from_slice(&(self.number as u32).wrapping_mul(samples).to_be_bytes());
         datagram[8..12].copy_from_slice(&self.origin.to_be_bytes());
         let payload = &mut datagram[HEADER_BYTES..];
         payload[..4].copy_from_slice(&self.origin.to_be_bytes());
@@ -43,8 +58,8 @@ impl Packet {
 
     /// From a datagram; none unless every byte of its payload is as its sender wrote it. The RTP header may have been
     /// rewritten on the way.
-    pub fn read(datagram: &[u8]) -> Option<Self> {
-        if datagram.len() != PACKET_BYTES || datagram[0] != 0x80 || datagram[1] & 0x7f != 0 {
+    pub fn read(datagram: &[u8], ptime_ms: usize) -> Option<Self> {
+        if datagram.len() != packet_bytes(ptime_ms) || datagram[0] != 0x80 || datagram[1] & 0x7f != 0 {
             return None;
         }
         let payload = &datagram[HEADER_BYTES..];
@@ -53,8 +68,9 @@ impl Packet {
             number: u64::from_be_bytes(payload[4..12].try_into().ok()?),
             sent_ns: u64::from_be_bytes(payload[12..20].try_into().ok()?),
         };
-        let mut expected = [0; PACKET_BYTES];
-        packet.write(&mut expected);
+        let mut expected = [0; PACKET_BYTES_MAX];
+        let expected = &mut expected[..datagram.len()];
+        packet.write(expected);
         (expected[HEADER_BYTES..] == *payload).then_some(packet)
     }
 
@@ -78,17 +94,20 @@ mod tests {
     #[test]
     fn every_byte_of_the_payload_is_checked() {
         let packet = Packet { origin: 7, number: 70_000, sent_ns: 123_456_789 };
-        let mut datagram = [0; PACKET_BYTES];
-        packet.write(&mut datagram);
-        assert_eq!(Packet::read(&datagram), Some(packet));
-        for at in HEADER_BYTES..PACKET_BYTES {
-            datagram[at] ^= 1;
-            assert_eq!(Packet::read(&datagram), None, "byte {at}");
-            datagram[at] ^= 1;
+        for ptime_ms in [20, 60] {
+            let mut datagram = vec![0; packet_bytes(ptime_ms)];
+            packet.write(&mut datagram);
+            assert_eq!(Packet::read(&datagram, ptime_ms), Some(packet));
+            assert_eq!(source(&datagram), (7, 70_000_u64 as u16));
+            for at in HEADER_BYTES..datagram.len() {
+                datagram[at] ^= 1;
+                assert_eq!(Packet::read(&datagram, ptime_ms), None, "byte {at}");
+                datagram[at] ^= 1;
+            }
+            // A relay may speak with an SSRC and sequence numbers of its own.
+            datagram[2..12].fill(0x55);
+            assert_eq!(Packet::read(&datagram, ptime_ms), Some(packet));
+            assert_eq!(Packet::read(&datagram[..datagram.len() - 1], ptime_ms), None);
         }
-        // A relay may speak with an SSRC and sequence numbers of its own.
-        datagram[2..12].fill(0x55);
-        assert_eq!(Packet::read(&datagram), Some(packet));
-        assert_eq!(Packet::read(&datagram[..PACKET_BYTES - 1]), None);
     }
 }

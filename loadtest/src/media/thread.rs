@@ -1,22 +1,23 @@
-//! One media thread: an epoll, and the sessions in twenty phases of a millisecond, so that not all speak at once.
+//! One media thread: an epoll, and the sessions in phases of a millisecond, so that not all speak at once.
 
-use super::payload::{PACKET_BYTES, Packet};
-use super::{Heard, delays};
+use super::ear::{Ear, Heard};
+use super::payload::{PACKET_BYTES_MAX, Packet, packet_bytes, source};
+use super::{Terms, delays};
 use hdrhistogram::Histogram;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeValLike;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-const PHASES: usize = 20;
+/// There are as many as the packetization time has milliseconds.
 const PHASE: Duration = Duration::from_millis(1);
-
-/// How many numbers back a duplicate is still told from a late packet.
-const WINDOW: u64 = 64;
 
 /// How long the port of an ended session is kept from the next one: its peer, or the system under test, may still be
 /// sending to it.
@@ -36,6 +37,18 @@ pub(super) enum Order {
         /// The session.
         origin: u32,
     },
+    /// Tell what it has heard so far.
+    Peek {
+        /// The session.
+        origin: u32,
+        /// Who wants to know.
+        answer: oneshot::Sender<Heard>,
+    },
+    /// Measure the largest gaps anew.
+    Mark {
+        /// The session.
+        origin: u32,
+    },
     /// Close it and tell what it has heard.
     Stop {
         /// The session.
@@ -50,36 +63,27 @@ pub(super) enum Order {
     },
 }
 
-/// Starts one; times are counted from `begun`.
-pub(super) fn start(begun: Instant) -> io::Result<Sender<Order>> {
+/// Starts one.
+pub(super) fn start(terms: Terms) -> io::Result<Sender<Order>> {
     let (sender, orders) = channel();
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let (sessions, phases, resting) = (HashMap::new(), Default::default(), VecDeque::new());
-    let thread = Thread { epoll, begun, sessions, phases, phase: 0, resting, delays: delays() };
+    let (sessions, phases, resting) = (HashMap::new(), vec![Vec::new(); terms.ptime_ms], VecDeque::new());
+    let thread = Thread { epoll, terms, sessions, phases, phase: 0, resting, delays: delays() };
     std::thread::Builder::new().name("media".to_owned()).spawn(move || thread.run(&orders))?;
     Ok(sender)
 }
 
 struct Thread {
     epoll: OwnedFd,
-    begun: Instant,
-    sessions: HashMap<u32, Ear>,
+    terms: Terms,
+    sessions: HashMap<u32, (UdpSocket, Ear)>,
     /// The sessions that speak in each phase.
-    phases: [Vec<u32>; PHASES],
+    phases: Vec<Vec<u32>>,
     /// The phase that comes next.
     phase: usize,
     /// Sockets of ended sessions, and until when they are kept.
     resting: VecDeque<(Instant, UdpSocket)>,
     delays: Histogram<u64>,
-}
-
-/// A session here.
-struct Ear {
-    socket: UdpSocket,
-    heard: Heard,
-    /// Which of the last numbers have been heard; bit 0 is `heard.last`.
-    window: u64,
-    transit_us: Option<f64>,
 }
 
 impl Thread {
@@ -88,7 +92,7 @@ impl Thread {
         let mut events = Vec::with_capacity(1024);
         for n in 0.. {
             let due = start + PHASE * n;
-            self.phase = n as usize % PHASES;
+            self.phase = n as usize % self.phases.len();
             loop {
                 match orders.try_recv() {
                     Ok(Order::Finish { answer }) => {
@@ -115,21 +119,37 @@ impl Thread {
                 if let Err(e) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
                     eprintln!("nebula-load: cannot listen: {e}");
                 }
-                // The phase that is just over: a first packet holds 20 ms of sound, which must have been spoken before.
-                self.phases[(self.phase + PHASES - 1) % PHASES].push(origin);
-                self.sessions.insert(origin, Ear { socket, heard: Heard::default(), window: 0, transit_us: None });
+                // Without stamps of the kernel our own late reading would count as the system's delay.
+                if let Err(e) = setsockopt(&socket, sockopt::ReceiveTimestampns, &true) {
+                    eprintln!("nebula-load: no time stamps: {e}");
+                }
+                // The phase that is just over: a first packet holds sound, which must have been spoken before.
+                let phases = self.phases.len();
+                self.phases[(self.phase + phases - 1) % phases].push(origin);
+                self.sessions.insert(origin, (socket, Ear::new(self.terms.ptime_ms)));
             }
             Order::Finish { .. } => {}
             Order::Hush { origin } => self.silence(origin),
+            Order::Peek { origin, answer } => {
+                self.hear_all(origin);
+                if let Some((_, ear)) = self.sessions.get(&origin) {
+                    answer.send(ear.heard).ok();
+                }
+            }
+            Order::Mark { origin } => {
+                if let Some((_, ear)) = self.sessions.get_mut(&origin) {
+                    ear.mark();
+                }
+            }
             Order::Stop { origin, answer } => {
                 self.silence(origin);
                 // What came up to this moment counts.
-                self.hear(origin);
-                let Some(ear) = self.sessions.remove(&origin) else { return };
+                self.hear_all(origin);
+                let Some((socket, ear)) = self.sessions.remove(&origin) else { return };
                 answer.send(ear.heard).ok();
                 // What still comes wakes nobody.
-                epoll::delete(&self.epoll, &ear.socket).ok();
-                self.resting.push_back((Instant::now() + REST, ear.socket));
+                epoll::delete(&self.epoll, &socket).ok();
+                self.resting.push_back((Instant::now() + REST, socket));
             }
         }
     }
@@ -139,13 +159,17 @@ impl Thread {
     }
 
     fn speak(&mut self, phase: usize) {
-        let mut datagram = [0; PACKET_BYTES];
+        let mut datagram = [0; PACKET_BYTES_MAX];
+        let datagram = &mut datagram[..packet_bytes(self.terms.ptime_ms)];
         for origin in &self.phases[phase] {
-            let Some(ear) = self.sessions.get_mut(origin) else { continue };
-            let sent_ns = self.begun.elapsed().as_nanos() as u64;
-            Packet { origin: *origin, number: ear.heard.sent, sent_ns }.write(&mut datagram);
-            // One that the kernel refuses is a lost one: its number is used up.
-            ear.socket.send(&datagram).ok();
+            let Some((socket, ear)) = self.sessions.get_mut(origin) else { continue };
+            let sent_ns = self.terms.begun.elapsed().as_nanos() as u64;
+            Packet { origin: *origin, number: ear.heard.sent, sent_ns }.write(datagram);
+            // One that the kernel refuses is a lost one: its number is used up. But not for the sake of an earlier one, of
+            // which it was told that nobody listens.
+            if socket.send(datagram).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+                socket.send(datagram).ok();
+            }
             ear.heard.sent += 1;
         }
     }
@@ -166,45 +190,40 @@ impl Thread {
         }
     }
 
-    fn hear(&mut self, origin: u32) {
-        let Some(ear) = self.sessions.get_mut(&origin) else { return };
-        let mut datagram = [0; 2048];
-        while let Ok(length) = ear.socket.recv(&mut datagram) {
-            match Packet::read(&datagram[..length]) {
-                Some(packet) => ear.take(packet, self.begun.elapsed().as_nanos() as u64, &mut self.delays),
-                // RTCP on the RTP port (RFC 5761) is none of ours.
-                None if (192..=223).contains(&datagram[1]) => {}
-                None => ear.heard.wrong += 1,
-            }
-        }
+    /// Reads what waits for a session.
+    fn hear_all(&mut self, origin: u32) {
+        while self.hear(origin) {}
     }
-}
 
-impl Ear {
-    fn take(&mut self, packet: Packet, now_ns: u64, delays: &mut Histogram<u64>) {
-        if *self.heard.origin.get_or_insert(packet.origin) != packet.origin {
-            self.heard.wrong += 1;
-            return;
+    /// Reads one packet; whether there was one.
+    fn hear(&mut self, origin: u32) -> bool {
+        let Some((socket, ear)) = self.sessions.get_mut(&origin) else { return false };
+        let mut datagram = [0; 2048];
+        let mut stamp = nix::cmsg_space!(nix::sys::time::TimeSpec);
+        let mut buffer = [IoSliceMut::new(&mut datagram)];
+        let came = match recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut stamp), MsgFlags::empty()) {
+            Ok(came) => came,
+            // The far end's port was closed for a moment: told once, and over.
+            Err(e) => return e == nix::errno::Errno::ECONNREFUSED,
+        };
+        let stamped = came.cmsgs().ok().and_then(|mut all| {
+            all.find_map(|c| match c {
+                ControlMessageOwned::ScmTimestampns(at) => Some(at.num_nanoseconds() as u64),
+                _ => None,
+            })
+        });
+        let now_ns = match stamped {
+            Some(unix_ns) => unix_ns.saturating_sub(self.terms.begun_unix_ns),
+            None => self.terms.begun.elapsed().as_nanos() as u64,
+        };
+        let bytes = came.bytes;
+        let datagram = &datagram[..bytes];
+        match Packet::read(datagram, self.terms.ptime_ms) {
+            Some(packet) => ear.take(packet, source(datagram), now_ns, &mut self.delays),
+            // RTCP on the RTP port (RFC 5761) is none of ours.
+            None if datagram.get(1).is_some_and(|kind| (192..=223).contains(kind)) => {}
+            None => ear.heard.wrong += 1,
         }
-        let last = self.heard.last.unwrap_or(packet.number);
-        if packet.number > last || self.heard.last.is_none() {
-            let ahead = packet.number - last;
-            self.window = if ahead >= WINDOW { 1 } else { self.window << ahead | 1 };
-            self.heard.last = Some(packet.number);
-        } else {
-            let bit = 1_u64.checked_shl((last - packet.number) as u32).unwrap_or(0);
-            if bit == 0 || self.window & bit != 0 {
-                self.heard.duplicates += 1;
-                return;
-            }
-            self.window |= bit;
-        }
-        self.heard.received += 1;
-        let delay_us = now_ns.saturating_sub(packet.sent_ns) as f64 / 1000.0;
-        delays.saturating_record(delay_us as u64);
-        // Sender and receiver share a clock, so that transit is the delay itself (RFC 3550 A.8).
-        if let Some(before) = self.transit_us.replace(delay_us) {
-            self.heard.jitter_us += ((delay_us - before).abs() - self.heard.jitter_us) / 16.0;
-        }
+        true
     }
 }

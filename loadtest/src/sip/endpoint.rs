@@ -21,7 +21,10 @@ const NEW_CALLS_MAX: usize = 4096;
 /// The kernel's queue for a socket that carries thousands of calls.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
-type Inboxes = Arc<Mutex<HashMap<String, Sender<SipMessage>>>>;
+/// With where it came from.
+type Message = (SipMessage, SocketAddr);
+
+type Inboxes = Arc<Mutex<HashMap<String, Sender<Message>>>>;
 
 /// A socket with its calls.
 pub struct Endpoint {
@@ -33,8 +36,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Binds one, and returns with it the requests that begin a call.
-    pub async fn bind(local: SocketAddr, server: SocketAddr) -> std::io::Result<(Arc<Self>, Receiver<Request>)> {
+    /// Binds one, and returns with it the requests that begin a call, each with where it came from.
+    pub async fn bind(
+        local: SocketAddr,
+        server: SocketAddr,
+    ) -> std::io::Result<(Arc<Self>, Receiver<(Request, SocketAddr)>)> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(local), socket2::Type::DGRAM, None)?;
         // The kernel may grant less; the cost is retransmissions.
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).ok();
@@ -52,15 +58,16 @@ impl Endpoint {
     pub fn call(self: &Arc<Self>, call_id: &str) -> Call {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
         lock(&self.inboxes).insert(call_id.to_owned(), sender);
-        Call { endpoint: self.clone(), call_id: call_id.to_owned(), inbox }
+        let peer = self.server;
+        Call { endpoint: self.clone(), call_id: call_id.to_owned(), inbox, peer }
     }
 }
 
-async fn sort(socket: Arc<UdpSocket>, inboxes: Inboxes, new_calls: Sender<Request>) {
+async fn sort(socket: Arc<UdpSocket>, inboxes: Inboxes, new_calls: Sender<(Request, SocketAddr)>) {
     let mut buffer = vec![0; 65_536];
     loop {
         // ICMP errors of earlier sends come up here; the retransmissions deal with them.
-        let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
         let Ok(message) = SipMessage::try_from(&buffer[..length]) else {
             eprintln!("nebula-load: cannot read a message of {length} bytes");
             continue;
@@ -68,14 +75,14 @@ async fn sort(socket: Arc<UdpSocket>, inboxes: Inboxes, new_calls: Sender<Reques
         let Some(call_id) = call_id(&message) else { continue };
         let inbox = lock(&inboxes).get(&call_id).cloned();
         match (inbox, message) {
-            (Some(inbox), message) => drop(inbox.try_send(message)),
-            (None, SipMessage::Request(request)) => drop(new_calls.try_send(request)),
+            (Some(inbox), message) => drop(inbox.try_send((message, from))),
+            (None, SipMessage::Request(request)) => drop(new_calls.try_send((request, from))),
             (None, SipMessage::Response(_)) => {}
         }
     }
 }
 
-fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Sender<SipMessage>>> {
+fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Sender<Message>>> {
     inboxes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -83,7 +90,8 @@ fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Sender<SipMessage>>
 pub struct Call {
     endpoint: Arc<Endpoint>,
     call_id: String,
-    inbox: Receiver<SipMessage>,
+    inbox: Receiver<Message>,
+    peer: SocketAddr,
 }
 
 impl Drop for Call {
@@ -93,16 +101,31 @@ impl Drop for Call {
 }
 
 impl Call {
+    /// From now on `send` sends there: a system may have several addresses.
+    pub fn direct(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+    }
+
     /// Sends once, to the system under test.
     pub async fn send(&self, message: SipMessage) -> Result<(), Failure> {
+        self.send_to(message, self.peer).await
+    }
+
+    /// Sends once, to where a request came from.
+    pub async fn send_to(&self, message: SipMessage, to: SocketAddr) -> Result<(), Failure> {
         let bytes = message.to_string().into_bytes();
-        self.endpoint.socket.send_to(&bytes, self.endpoint.server).await?;
+        self.endpoint.socket.send_to(&bytes, to).await?;
         Ok(())
     }
 
     /// The next message, until the deadline.
     pub async fn next(&mut self, deadline: Instant) -> Option<SipMessage> {
-        timeout_at(deadline, self.inbox.recv()).await.ok().flatten()
+        timeout_at(deadline, self.receive()).await.ok().flatten().map(|(message, _)| message)
+    }
+
+    /// The next message and where it came from.
+    pub async fn receive(&mut self) -> Option<Message> {
+        self.inbox.recv().await
     }
 
     /// Sends a request until a response comes, and returns the final one. Requests of the far end that come meanwhile

@@ -180,14 +180,35 @@ pub fn authorization(
     Ok(rsip::headers::Authorization::new(value).into())
 }
 
-/// An offer or answer of PCMU.
+/// An offer or answer of PCMU in packets of 20 ms, the first of its session.
 pub fn sdp(media: SocketAddr) -> String {
+    session(media, 1, 20)
+}
+
+/// A session's description, in its version.
+pub fn session(media: SocketAddr, version: u32, ptime_ms: usize) -> String {
     let (ip, port) = (media.ip(), media.port());
     let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
     format!(
-        "v=0\r\no=nebula-load 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na=sendrecv\r\n"
+        "v=0\r\no=nebula-load 1 {version} IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
+         m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:{ptime_ms}\r\na=sendrecv\r\n"
     )
+}
+
+/// The seconds in Retry-After.
+pub fn retry_after(message: &impl HasHeaders) -> Option<u32> {
+    let value = message.headers().iter().find_map(|h| match h {
+        Header::RetryAfter(r) => Some(r.value().to_owned()),
+        _ => None,
+    })?;
+    value.split([' ', ';', '(']).next()?.parse().ok()
+}
+
+/// The address in a URI such as `sip:1000@127.0.0.1:5070;transport=udp`.
+pub fn uri_address(uri: &str) -> Option<SocketAddr> {
+    let rest = uri.strip_prefix("sip:")?;
+    let place = rest.split_once('@').map_or(rest, |(_, place)| place).split([';', '?']).next()?;
+    place.parse().ok().or_else(|| Some(SocketAddr::new(place.trim_matches(['[', ']']).parse().ok()?, 5060)))
 }
 
 /// Where the author of an SDP wants its RTP.

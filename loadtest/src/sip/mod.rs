@@ -13,13 +13,13 @@ pub mod register;
 use std::time::Duration;
 
 /// RFC 3261 section 17.1.1.1.
-const T1: Duration = Duration::from_millis(500);
+pub const T1: Duration = Duration::from_millis(500);
 
 /// RFC 3261 section 17.1.2.1.
-const T2: Duration = Duration::from_secs(4);
+pub const T2: Duration = Duration::from_secs(4);
 
 /// Timers B and F: 64 x T1.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(32);
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(32);
 
 /// Why a call, or a registration, came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
