@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::message::{Auth, Method, quote};
 
-pub use nonce::{Freshness, NONCES_TRACKED_MAX, Nonces};
+pub use nonce::{Freshness, NONCES_TRACKED_MAX, Nonces, SavedNonces};
 
 /// A hash of RFC 8760 that we offer, the better one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Datagrams: a message may be lost, transactions retransmit.
     Udp,
@@ -53,7 +56,7 @@ impl fmt::Display for Protocol {
 }
 
 /// One way between us and a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flow {
     /// The transport protocol.
     pub protocol: Protocol,
@@ -61,7 +64,9 @@ pub struct Flow {
     pub local: SocketAddr,
     /// The peer's address, as the packet or connection came from.
     pub remote: SocketAddr,
-    /// The connection, unique in this process; 0 for UDP and for a connection that is yet to be opened.
+    /// The connection, unique in this process; 0 for UDP and for a connection that is yet to be opened. In a
+    /// snapshot it is left out: connections do not outlive their process.
+    #[serde(skip)]
     pub connection: u64,
 }
 

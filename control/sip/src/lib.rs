@@ -9,6 +9,7 @@ pub mod flow;
 pub mod message;
 pub mod reliable;
 pub mod session_timer;
+pub mod snapshot;
 pub mod timers;
 pub mod transaction;
 

@@ -5,11 +5,13 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::message::RAck;
 use crate::message::{CSeq, Method};
-use crate::timers::{Base, Repeat, Repetition};
+use crate::snapshot::{Resume, SnapshotError};
+use crate::timers::{Base, Repeat, Repetition, SavedRepetition};
 
 /// The option tag in Supported and Require.
 pub const OPTION_TAG: &str = "100rel";
@@ -56,7 +58,51 @@ struct Pending<M> {
     repetition: Option<Repetition>,
 }
 
+/// A [`Sender`] in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSender<M> {
+    cseq: u32,
+    rseq_next: u32,
+    pending: Option<SavedPending<M>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedPending<M> {
+    rseq: u32,
+    message: M,
+    has_sdp: bool,
+    repetition: Option<SavedRepetition>,
+}
+
 impl<M> Sender<M> {
+    /// What is left of it.
+    pub fn save(&self, now: Instant) -> SavedSender<M>
+    where
+        M: Clone,
+    {
+        let pending = self.pending.as_ref().map(|pending| SavedPending {
+            rseq: pending.rseq,
+            message: pending.message.clone(),
+            has_sdp: pending.has_sdp,
+            repetition: pending.repetition.and_then(|repetition| repetition.save(now)),
+        });
+        SavedSender { cseq: self.cseq.number, rseq_next: self.rseq_next, pending }
+    }
+
+    /// Goes on where it was.
+    pub fn resume(saved: SavedSender<M>, base: Base, resume: &Resume) -> Result<Self, SnapshotError> {
+        // From below 2^31 it cannot be counted up to its end within a call.
+        if saved.rseq_next > u32::MAX / 4 * 3 {
+            return Err(SnapshotError::Damaged("an RSeq"));
+        }
+        let pending = saved.pending.map(|SavedPending { rseq, message, has_sdp, repetition }| {
+            let repetition = repetition.map(|saved| Repetition::resume(saved, base, resume)).transpose()?;
+            Ok(Pending { rseq, message, has_sdp, repetition })
+        });
+        let cseq = CSeq { number: saved.cseq, method: Method::Invite };
+        Ok(Self { base, cseq, rseq_next: saved.rseq_next, pending: pending.transpose()? })
+    }
+
     /// For the INVITE with this CSeq number; `draw` is random, below [`RSEQ_FIRST_BOUND`].
     pub fn new(base: Base, cseq: u32, draw: u32) -> Self {
         let cseq = CSeq { number: cseq, method: Method::Invite };
@@ -128,7 +174,8 @@ pub enum Verdict {
 }
 
 /// The UAC's view of one early dialog's reliable responses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Receiver {
     rseq_last: Option<u32>,
 }

@@ -5,10 +5,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::message::{Headers, Name};
 pub use crate::message::{Refresher, SessionExpires};
+use crate::snapshot::{Left, Resume};
 
 /// The option tag in Supported and Require.
 pub const OPTION_TAG: &str = "timer";
@@ -78,7 +80,7 @@ impl Offer {
 }
 
 /// What the UAS's 2xx says, and both sides then do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreed {
     /// The session interval.
     pub interval_s: u32,
@@ -163,7 +165,29 @@ pub struct Watch {
     expire_at: Option<Instant>,
 }
 
+/// A [`Watch`] in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedWatch {
+    agreed: Agreed,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh: Option<Left>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expire: Option<Left>,
+}
+
 impl Watch {
+    /// What is left of it.
+    pub fn save(&self, now: Instant) -> SavedWatch {
+        let left = |at: Option<Instant>| at.map(|at| Left::of(at, now));
+        SavedWatch { agreed: self.agreed, refresh: left(self.refresh_at), expire: left(self.expire_at) }
+    }
+
+    /// Goes on where it was.
+    pub fn resume(saved: SavedWatch, resume: &Resume) -> Self {
+        let at = |left: Option<Left>| left.map(|left| resume.at(left));
+        Self { agreed: saved.agreed, refresh_at: at(saved.refresh), expire_at: at(saved.expire) }
+    }
+
     /// Starts or restarts at the 2xx. `we_are` is our part in the request that it answers.
     pub fn new(now: Instant, agreed: Agreed, we_are: Refresher) -> Self {
         let interval = Duration::from_secs(agreed.interval_s.into());

@@ -5,6 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::{Left, Resume, SnapshotError};
+
 /// An estimate of the round trip, 500 ms (RFC 3261 17.1.1.1).
 pub const T1: Duration = Duration::from_millis(500);
 /// The longest gap between retransmissions of a non-INVITE request or an INVITE response, 4 s (17.1.2.2).
@@ -21,7 +25,7 @@ pub const T1_PER_LIFETIME: u32 = 64;
 const DOUBLINGS_MAX: u32 = 16;
 
 /// A transaction's timer, by its letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Timer {
     /// INVITE request retransmission.
     A,
@@ -146,10 +150,46 @@ pub struct Repetition {
     over: bool,
 }
 
+/// A [`Repetition`] in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRepetition {
+    next: Left,
+    give_up: Left,
+    repeats: u32,
+    /// Whether the gaps stop growing at T2.
+    #[serde(default)]
+    bounded: bool,
+}
+
 impl Repetition {
     /// Starts with the first sending, now. `gap_max` bounds the gaps (T2 for a 2xx).
     pub fn new(now: Instant, base: Base, gap_max: Option<Duration>) -> Self {
         Self { base, gap_max, repeats: 0, next: now + base.t1, give_up: now + base.lifetime(), over: false }
+    }
+
+    /// What is left of it; `None` once given up.
+    pub fn save(&self, now: Instant) -> Option<SavedRepetition> {
+        (!self.over).then(|| SavedRepetition {
+            next: Left::of(self.next, now),
+            give_up: Left::of(self.give_up, now),
+            repeats: self.repeats,
+            bounded: self.gap_max.is_some(),
+        })
+    }
+
+    /// Goes on where it was.
+    pub fn resume(saved: SavedRepetition, base: Base, resume: &Resume) -> Result<Self, SnapshotError> {
+        if saved.repeats > T1_PER_LIFETIME || saved.give_up.duration() > base.lifetime() {
+            return Err(SnapshotError::Damaged("a repetition"));
+        }
+        Ok(Self {
+            base,
+            gap_max: saved.bounded.then_some(base.t2),
+            repeats: saved.repeats,
+            next: resume.at(saved.next),
+            give_up: resume.at(saved.give_up),
+            over: false,
+        })
     }
 
     /// When to call `handle_timeout`; `None` once given up.

@@ -6,8 +6,11 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use crate::message::{Method, Request, Response};
-use crate::timers::{Base, Repeat, Repetition};
+use crate::snapshot::{Resume, SnapshotError};
+use crate::timers::{Base, Repeat, Repetition, SavedRepetition};
 
 /// A 2xx without its ACK.
 #[derive(Debug, Clone)]
@@ -15,6 +18,14 @@ pub struct Unacknowledged {
     response: Response,
     cseq: u32,
     repetition: Repetition,
+}
+
+/// An [`Unacknowledged`] in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedUnacknowledged {
+    response: Response,
+    cseq: u32,
+    repetition: SavedRepetition,
 }
 
 /// What is due.
@@ -30,6 +41,21 @@ impl Unacknowledged {
     /// From the moment the 2xx to the INVITE with this CSeq number is sent.
     pub fn new(now: Instant, base: Base, cseq: u32, response: Response) -> Self {
         Self { response, cseq, repetition: Repetition::new(now, base, Some(base.t2)) }
+    }
+
+    /// What is left of it; `None` once given up.
+    pub fn save(&self, now: Instant) -> Option<SavedUnacknowledged> {
+        let repetition = self.repetition.save(now)?;
+        Some(SavedUnacknowledged { response: self.response.clone(), cseq: self.cseq, repetition })
+    }
+
+    /// Goes on where it was.
+    pub fn resume(saved: SavedUnacknowledged, base: Base, resume: &Resume) -> Result<Self, SnapshotError> {
+        let SavedUnacknowledged { response, cseq, repetition } = saved;
+        if !response.status.is_success() {
+            return Err(SnapshotError::Damaged("a 2xx that is none"));
+        }
+        Ok(Self { response, cseq, repetition: Repetition::resume(repetition, base, resume)? })
     }
 
     /// Whether this ACK, already matched to the dialog, is the one: drop `self` then.

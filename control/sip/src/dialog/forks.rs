@@ -5,10 +5,13 @@
 //! sent again.
 
 use bytes::Bytes;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Dialog, DialogId, Error};
 use crate::message::{ByteStr, HeaderError, Name, Request, Response};
 use crate::reliable::{self, Receiver, Verdict};
+use crate::snapshot;
 
 /// Dialogs kept of one INVITE. Responses of further forks are ignored and counted: no ring group is that large, and a
 /// peer must not make us grow.
@@ -42,24 +45,34 @@ pub enum Heard {
 }
 
 /// One INVITE of ours and what came of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forks {
     invite: Request,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     early: Vec<Early>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     answered: Vec<Answered>,
+    #[serde(skip)]
     ignored: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Early {
     dialog: Dialog,
     receiver: Receiver,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Answered {
     remote_tag: ByteStr,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "snapshot::wire::maybe")]
     ack: Option<Bytes>,
+}
+
+/// Of a snapshot: no more forks than are ever kept.
+fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let damaged = || D::Error::custom(snapshot::SnapshotError::Damaged("too many forks"));
+    Some(Vec::deserialize(deserializer)?).filter(|forks| forks.len() <= FORKS_MAX).ok_or_else(damaged)
 }
 
 impl Forks {

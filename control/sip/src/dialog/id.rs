@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::message::{ByteStr, HeaderError, Request, Response};
 
 /// A dialog's identity. A peer of RFC 2543 has an empty tag.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DialogId {
     /// Call-ID.
     pub call_id: ByteStr,

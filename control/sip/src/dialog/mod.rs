@@ -11,15 +11,19 @@ mod id;
 mod renegotiation;
 mod route;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-pub use answer::{Due, Unacknowledged};
+pub use answer::{Due, SavedUnacknowledged, Unacknowledged};
 pub use forks::{FORKS_MAX, Forks, Heard};
 pub use id::DialogId;
 pub use renegotiation::{Admission, Renegotiation, retry_delay};
 
+use crate::message::limits::LIST_ELEMENTS_MAX;
 use crate::message::{ByteStr, RAck};
 use crate::message::{HeaderError, Method, Name, NameAddr, Request, Response, StatusCode, Uri};
+use crate::snapshot::SnapshotError;
 
 /// Max-Forwards of what we originate (8.1.1.6).
 const MAX_FORWARDS: &str = "70";
@@ -27,7 +31,7 @@ const MAX_FORWARDS: &str = "70";
 const RETRY_AFTER_S: u32 = 1;
 
 /// Which side sent the INVITE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// We did.
     Uac,
@@ -36,7 +40,7 @@ pub enum Role {
 }
 
 /// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Made by a 101 to 199 response.
     Early,
@@ -98,7 +102,7 @@ impl Refusal {
 }
 
 /// One dialog, as this side sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialog {
     id: DialogId,
     role: Role,
@@ -108,14 +112,32 @@ pub struct Dialog {
     /// To of our requests, with the peer's tag.
     remote: ByteStr,
     /// CSeq number of our latest request; 0 before the first.
+    #[serde(deserialize_with = "below_cseq_bound")]
     local_cseq: u32,
     /// Highest CSeq number of the peer's requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     remote_cseq: Option<u32>,
     /// Where the peer is: its latest Contact.
     target: Uri,
     /// Where we are: our Contact.
     contact: NameAddr,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "few_routes")]
     routes: Vec<NameAddr>,
+}
+
+/// CSeq numbers are below this (8.1.1.5).
+const CSEQ_BOUND: u32 = 1 << 31;
+
+/// Of a snapshot: no number that could not be counted on from.
+fn below_cseq_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let damaged = || D::Error::custom(SnapshotError::Damaged("a CSeq number"));
+    Some(u32::deserialize(deserializer)?).filter(|number| *number < CSEQ_BOUND).ok_or_else(damaged)
+}
+
+/// Of a snapshot: no more routes than a message may have.
+fn few_routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NameAddr>, D::Error> {
+    let damaged = || D::Error::custom(SnapshotError::Damaged("a route set"));
+    Some(Vec::deserialize(deserializer)?).filter(|routes| routes.len() <= LIST_ELEMENTS_MAX).ok_or_else(damaged)
 }
 
 /// Making one.

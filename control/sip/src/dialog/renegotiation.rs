@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::transaction::Tokens;
 
 /// Delays are drawn in units of this (14.1).
@@ -17,7 +19,7 @@ const RETRY_OTHER: (u32, u32) = (0, 200);
 const RETRY_AFTER_MAX_S: u32 = 10;
 
 /// Which changes are open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Renegotiation {
     ours: bool,
     theirs: bool,

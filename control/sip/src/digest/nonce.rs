@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use sha2::{Digest as _, Sha256};
 
 /// Nonces whose counts are remembered. When there are more, the oldest are forgotten and count as expired.
@@ -50,7 +52,47 @@ struct Window {
     seen: u64,
 }
 
+/// [`Nonces`] in a snapshot, without their secret: the counter, and the newest windows as `(issued, counter, highest,
+/// seen)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedNonces {
+    issued: u64,
+    used: Vec<(u64, u64, u32, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forgotten: Option<(u64, u64)>,
+}
+
+/// Counters stay far below their end.
+const COUNTER_MASK: u64 = u64::MAX >> 1;
+/// Nonces that may have been issued between a snapshot and its process's end: the counter goes on beyond them.
+const ISSUED_SINCE_MAX: u64 = 1 << 32;
+
 impl Nonces {
+    /// The state that a restart needs to know what was played already. Of the nonces in use the newest `newest` are
+    /// kept; older ones then count as expired, and their phones are challenged once more.
+    pub fn save(&self, newest: usize) -> SavedNonces {
+        let cut = self.used.len().saturating_sub(newest);
+        let last_cut = cut.checked_sub(1).and_then(|at| self.used.keys().nth(at)).copied();
+        let forgotten = last_cut.max(self.forgotten).map(|stamp| (stamp.issued_unix_s, stamp.counter));
+        let one =
+            |(stamp, window): (&Stamp, &Window)| (stamp.issued_unix_s, stamp.counter, window.highest, window.seen);
+        SavedNonces { issued: self.issued, used: self.used.iter().skip(cut).map(one).collect(), forgotten }
+    }
+
+    /// Goes on with the same secret. A use after the snapshot is not known of: such a request could be played once more.
+    pub fn resume(secret: [u8; 16], lifetime_s: u32, saved: &SavedNonces) -> Self {
+        let one = |&(issued_unix_s, counter, highest, seen): &(u64, u64, u32, u64)| {
+            (Stamp { issued_unix_s, counter }, Window { highest, seen })
+        };
+        Self {
+            secret,
+            lifetime_s: lifetime_s.into(),
+            issued: saved.issued.saturating_add(ISSUED_SINCE_MAX) & COUNTER_MASK,
+            used: saved.used.iter().take(NONCES_TRACKED_MAX).map(one).collect(),
+            forgotten: saved.forgotten.map(|(issued_unix_s, counter)| Stamp { issued_unix_s, counter }),
+        }
+    }
+
     /// With a random secret, which several proxies may share; nonces then hold at each of them.
     pub fn new(secret: [u8; 16], lifetime_s: u32) -> Self {
         Self { secret, lifetime_s: lifetime_s.into(), issued: 0, used: BTreeMap::new(), forgotten: None }
@@ -190,6 +232,24 @@ mod tests {
             assert_eq!(spend(count), fresh, "{count}");
         }
         assert!(spend(u32::MAX) && !spend(u32::MAX) && !spend(100));
+    }
+
+    #[test]
+    fn a_restart_knows_what_was_played_and_repeats_no_nonce() {
+        let mut nonces = nonces();
+        let all: Vec<String> = (0..5).map(|_| nonces.issue(NOW)).collect();
+        for nonce in &all[..4] {
+            assert_eq!(nonces.spend(nonce, Some(1), NOW), Freshness::Fresh);
+        }
+        let text = serde_json::to_string(&nonces.save(3)).unwrap();
+        let mut again = Nonces::resume([7; 16], 300, &serde_json::from_str(&text).unwrap());
+        assert_eq!(again.spend(&all[3], Some(1), NOW), Freshness::Stale, "played");
+        assert_eq!(again.spend(&all[3], Some(2), NOW), Freshness::Fresh);
+        assert_eq!(again.spend(&all[0], Some(2), NOW), Freshness::Stale, "forgotten");
+        assert_eq!(again.spend(&all[4], Some(1), NOW), Freshness::Fresh, "issued before, used first after");
+        assert!(!all.contains(&again.issue(NOW)));
+        let hostile = SavedNonces { issued: u64::MAX, used: vec![(0, 0, 0, 0)], forgotten: Some((1, 1)) };
+        Nonces::resume([7; 16], 300, &hostile).issue(NOW);
     }
 
     #[test]

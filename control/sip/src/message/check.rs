@@ -8,6 +8,12 @@ use super::uri::Uri;
 use super::{Fault, Request, Response, ValueError};
 
 pub(super) fn request(request: &Request) -> Result<(), ParseError> {
+    via(&request.headers)?;
+    stored_request(request)
+}
+
+/// A request in a snapshot, which may be one of ours that has no Via yet.
+pub(super) fn stored_request(request: &Request) -> Result<(), ParseError> {
     let headers = &request.headers;
     mandatory(headers)?;
     if headers.cseq()?.method != request.method {
@@ -43,15 +49,17 @@ pub(super) fn request(request: &Request) -> Result<(), ParseError> {
 /// Only what its call would fail without: a phone's odd Date must not cost it the answer.
 pub(super) fn response(response: &Response) -> Result<(), ParseError> {
     let headers = &response.headers;
+    via(headers)?;
     mandatory(headers)?;
     headers.rseq()?;
     routing(headers)
 }
 
+fn via(headers: &Headers) -> Result<(), HeaderError> {
+    if headers.vias()?.is_empty() { Err(HeaderError::Missing(Name::Via)) } else { Ok(()) }
+}
+
 fn mandatory(headers: &Headers) -> Result<(), HeaderError> {
-    if headers.vias()?.is_empty() {
-        return Err(HeaderError::Missing(Name::Via));
-    }
     headers.from()?;
     headers.to()?;
     headers.call_id()?;

@@ -19,6 +19,7 @@ mod names;
 mod params;
 mod parse;
 mod status;
+mod stored;
 pub mod stream;
 mod text;
 mod uri;

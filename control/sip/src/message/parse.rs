@@ -51,23 +51,37 @@ pub(super) fn parse(datagram: Bytes) -> Result<Message, Malformed> {
     read(&bytes).map_err(|error| Malformed { error, salvage: salvage(&bytes) })
 }
 
+/// A message of a snapshot. One of ours may not have its Via yet.
+pub(super) fn parse_stored(bytes: Bytes) -> Result<Message, ParseError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(ParseError::TooLarge);
+    }
+    let message = read_unchecked(&bytes)?;
+    match &message {
+        Message::Request(request) => check::stored_request(request)?,
+        Message::Response(response) => check::response(response)?,
+    }
+    Ok(message)
+}
+
 fn read(bytes: &Bytes) -> Result<Message, ParseError> {
+    let message = read_unchecked(bytes)?;
+    match &message {
+        Message::Request(request) => check::request(request)?,
+        Message::Response(response) => check::response(response)?,
+    }
+    Ok(message)
+}
+
+fn read_unchecked(bytes: &Bytes) -> Result<Message, ParseError> {
     let line_end = find_crlf(bytes, 0).ok_or(ParseError::HeadOpen)?;
     let start = read_start_line(&bytes.slice(..line_end))?;
     let (headers, body_at) = read_headers(bytes, line_end + 2)?;
     let body = cut_body(&headers, bytes.slice(body_at..))?;
-    match start {
-        Start::Request(method, uri) => {
-            let request = Request { method, uri, headers, body };
-            check::request(&request)?;
-            Ok(Message::Request(request))
-        }
-        Start::Response(status, reason) => {
-            let response = Response { status, reason, headers, body };
-            check::response(&response)?;
-            Ok(Message::Response(response))
-        }
-    }
+    Ok(match start {
+        Start::Request(method, uri) => Message::Request(Request { method, uri, headers, body }),
+        Start::Response(status, reason) => Message::Response(Response { status, reason, headers, body }),
+    })
 }
 
 fn read_start_line(line: &Bytes) -> Result<Start, ParseError> {

@@ -11,7 +11,7 @@ use super::params::Params;
 use super::text::ByteStr;
 
 /// CSeq (RFC 3261 section 20.16).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CSeq {
     /// The sequence number.
     pub number: u32,
@@ -34,7 +34,7 @@ impl fmt::Display for CSeq {
 }
 
 /// RAck (RFC 3262 section 7.2).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RAck {
     /// The RSeq of the provisional response.
     pub rseq: u32,
@@ -65,7 +65,7 @@ fn lex_spaced_method(lexer: &mut Lexer<'_>) -> Result<Method, ValueError> {
 }
 
 /// Which end refreshes a session (RFC 4028 section 4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Refresher {
     /// Who sent the request.
     Uac,

@@ -37,7 +37,7 @@ pub(super) struct Transaction {
 
 const _: () = assert!(size_of::<Transaction>() <= 320);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum AnyMachine {
     InviteClient(invite_client::State),
     Client(client::State),
@@ -46,7 +46,7 @@ pub(super) enum AnyMachine {
 }
 
 /// How far the cancelling of an INVITE is: one we sent, or one we got.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Cancel {
     None,
     /// Wanted, but no provisional response came yet (9.1). With the Reason to give.

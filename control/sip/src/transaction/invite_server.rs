@@ -8,7 +8,7 @@ use super::machine::{Action::*, Event, Machine, NOTHING, Step};
 use crate::timers::{Pace::*, Timer};
 
 /// Where the transaction is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum State {
     /// The user has the INVITE and has not answered finally.
     Proceeding,

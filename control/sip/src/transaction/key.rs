@@ -9,8 +9,24 @@ use sha2::{Digest, Sha256};
 use crate::message::{Method, Request, Response};
 
 /// A transaction's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub(super) struct Key([u8; 16]);
+
+impl From<Key> for String {
+    fn from(key: Key) -> String {
+        hex::encode(key.0)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, hex::FromHexError> {
+        let mut key = [0; 16];
+        hex::decode_to_slice(text, &mut key).map(|()| Key(key))
+    }
+}
 
 /// Makes keys.
 #[derive(Debug)]

@@ -9,6 +9,8 @@
 //! the same request gets the same answer. The user answers every [`Output::Request`], and refuses a cancelled INVITE
 //! with 487. A 2xx to INVITE is repeated and acknowledged by the user (13.2.2.4, 13.3.1.4), see [`crate::dialog`].
 
+mod snapshot;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ use super::{invite_client, invite_server, wire};
 use crate::flow::Flow;
 use crate::message::{Message, Method, Request, Response, StatusCode};
 use crate::timers::{Pace, Timer};
+
+pub use snapshot::SavedTransaction;
 
 /// The transactions of one edge worker.
 #[derive(Debug)]
@@ -43,9 +47,15 @@ pub struct Layer {
 impl Layer {
     /// `seed` makes branches unguessable and keys collision-free: random in the shell, any in a test.
     pub fn new(options: Options, seed: [u8; 16]) -> Self {
+        Self::with_keys(options, seed, seed)
+    }
+
+    /// For a layer that takes up transactions of an earlier one: `keys` is the secret by which transactions are found,
+    /// the same over restarts; `seed` makes branches and must be another at each start, or branches would repeat.
+    pub fn with_keys(options: Options, seed: [u8; 16], keys: [u8; 16]) -> Self {
         Self {
             options,
-            keys: Keys::new(seed),
+            keys: Keys::new(keys),
             tokens: Tokens::new(seed),
             table: Table::new(options.transactions_max),
             by_key: HashMap::new(),
@@ -276,7 +286,8 @@ impl Layer {
         let Some((branch, bytes)) = wire::cancel(&invite.kept, reason.as_deref()) else { return };
         invite.cancel = Cancel::Done;
         let flow = invite.flow;
-        invite.deadline = Some((Timer::Abandon, now + self.options.timers.lifetime()));
+        // One that was taken up from a snapshot keeps the time it had left.
+        invite.deadline.get_or_insert((Timer::Abandon, now + self.options.timers.lifetime()));
         self.wake_in_time(id);
         let key = self.keys.client(&branch, &Method::Cancel);
         let started = AnyMachine::start_client(&Method::Cancel);

@@ -17,7 +17,7 @@ mod token;
 mod types;
 mod wire;
 
-pub use layer::Layer;
+pub use layer::{Layer, SavedTransaction};
 pub use machine::{Action, Event, Machine, Step, response_event};
 pub use table::TransactionId;
 pub use token::Tokens;

@@ -69,6 +69,13 @@ impl<T> Table<T> {
         Some(TransactionId { index, generation: 0 })
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TransactionId, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let id = TransactionId { index: u32::try_from(index).ok()?, generation: slot.generation };
+            Some((id, slot.value.as_ref()?))
+        })
+    }
+
     pub(super) fn get(&self, id: TransactionId) -> Option<&T> {
         self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.value.as_ref()
     }
