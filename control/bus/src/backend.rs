@@ -1,5 +1,5 @@
-//! The seam under the bus: whoever carries the bytes. The in-process backend is `local.rs`; one over Redis Streams fits
-//! the same five functions (sends are handed to its writer task, so `send` never waits in either).
+//! The seam under the bus: whoever carries the bytes. The in-process backend is `local.rs`, the one over Redis Streams is
+//! `redis/`. In both `send` never waits.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ pub(crate) type ReplyTo = oneshot::Sender<Result<Bytes, Error>>;
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
     /// Hands a request over, in the order of invocation per callee, without waiting. What prevents it is told to `reply`.
-    fn send(&self, role: Role, target: &Target, request: Bytes, reply: ReplyTo);
+    fn send(&self, role: Role, target: &Target, request: Outgoing<'_>, reply: ReplyTo);
 
     /// Opens the inbox of an instance and announces it. A second opening replaces the first.
     fn serve(&self, role: Role, instance: &InstanceId, requests_max: usize) -> mpsc::Receiver<Delivery>;
@@ -38,6 +38,16 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Events from now on.
     fn subscribe(&self) -> broadcast::Receiver<Bytes>;
+}
+
+/// A request as it leaves.
+pub(crate) struct Outgoing<'a> {
+    /// The JSON-RPC request.
+    pub body: Bytes,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Two with the same key should reach the same instance.
+    pub key: Option<&'a str>,
 }
 
 /// A request as it reaches an inbox.

@@ -32,6 +32,11 @@ impl Role {
             Role::Api => "api",
         }
     }
+
+    /// The role of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Role::Proxy, Role::Switchboard, Role::Media, Role::Api].into_iter().find(|role| role.name() == name)
+    }
 }
 
 /// One method of the contract.

@@ -61,7 +61,8 @@ impl Bus {
         context: &Context,
     ) -> Outcome {
         let request = wire::request(self.counters.next_id(), method, params, context.meta())?;
-        let response = wait(self.send(role, target, request), method, context.deadline, &self.counters).await?;
+        let response =
+            wait(self.send(role, target, request, context), method, context.deadline, &self.counters).await?;
         wire::read_response(&response).map(RawValue::to_owned)
     }
 }

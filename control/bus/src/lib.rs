@@ -2,7 +2,7 @@
 //!
 //! A role calls [`Bus::call`], serves [`Inbox::recv`] (with [`dispatch!`] as its table), publishes and subscribes
 //! [`contract::Event`]s. The crate knows no role's insides; [`contract`] is all that roles share. The in-process backend
-//! ([`Bus::local`]) carries the very bytes that a networked one will, behind the seam in `backend.rs`.
+//! ([`Bus::local`]) carries the very bytes that the one over Redis does ([`Bus::redis`]), behind the seam in `backend.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ pub mod contract;
 pub mod error;
 pub mod events;
 pub mod membership;
+pub mod redis;
 pub mod registry;
 pub mod rpc;
 pub mod serve;

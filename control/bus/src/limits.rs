@@ -25,3 +25,44 @@ pub const RETRY_PAUSE_MS_MIN: u64 = 10;
 
 /// The longest pause before a retry.
 pub const RETRY_PAUSE_MS_MAX: u64 = 1000;
+
+/// Bytes of one request, reply or event over Redis; a longer request is refused, what is longer in a stream is left out
+/// and counted as malformed.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Requests kept in one instance's stream (about: Redis trims by whole nodes). A serving instance refuses them as `busy`
+/// long before; the rest is for one that has died and not yet been missed. The oldest go first.
+pub const REQUESTS_KEPT_MAX: usize = 2 * INBOX_REQUESTS_MAX;
+
+/// Replies kept in one process's stream; it reads them at once and trims them. The oldest go first.
+pub const REPLIES_KEPT_MAX: usize = 16_384;
+
+/// Events kept, for subscribers whose connection was away for a moment. The oldest go first.
+pub const EVENTS_KEPT_MAX: usize = 16_384;
+
+/// Announcements kept in the stream of news; whoever missed some reads the registry anew each second.
+pub const NEWS_KEPT_MAX: usize = 1024;
+
+/// Commands that wait for the connection; one more is refused as transient `busy`.
+pub const OPERATIONS_MAX: usize = 16_384;
+
+/// Commands in one pipeline.
+pub const PIPELINE_COMMANDS_MAX: usize = 256;
+
+/// Pipelines under way at once.
+pub const PIPELINES_MAX: usize = 16;
+
+/// Entries that a reader takes from a stream at once.
+pub const READ_ENTRIES_MAX: usize = 128;
+
+/// Answers and acknowledgements that wait for Redis to come back; the oldest go first.
+pub const ANSWERS_WAITING_MAX: usize = 8192;
+
+/// Failures in a row after which a callee is left alone for a while.
+pub const BREAKER_FAILURES_MAX: u32 = 5;
+
+/// How long a callee that failed so often is left alone, before one request tries it.
+pub const BREAKER_OPEN_MS: u64 = 1000;
+
+/// Requests with a key whose chosen instance is remembered, so that a retry finds it; the oldest go first.
+pub const CHOICES_MAX: usize = 4096;

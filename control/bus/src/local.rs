@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::backend::{Backend, Delivery, ReplyTo};
+use crate::backend::{Backend, Delivery, Outgoing, ReplyTo};
 use crate::contract::{InstanceId, Role};
 use crate::error::code;
 use crate::limits::EVENTS_BEHIND_MAX;
@@ -70,14 +70,14 @@ impl Local {
 
 #[async_trait]
 impl Backend for Local {
-    fn send(&self, role: Role, target: &Target, request: Bytes, reply: ReplyTo) {
+    fn send(&self, role: Role, target: &Target, request: Outgoing<'_>, reply: ReplyTo) {
         let inbox = match self.inbox(role, target) {
             Ok(inbox) => inbox,
             Err(error) => return drop(reply.send(Err(error))),
         };
         // Reserved first, so that a refused request still has its `reply`.
         match inbox.try_reserve() {
-            Ok(slot) => slot.send(Delivery::new(request, Instant::now(), |response| drop(reply.send(response)))),
+            Ok(slot) => slot.send(Delivery::new(request.body, Instant::now(), |response| drop(reply.send(response)))),
             Err(TrySendError::Full(())) => {
                 let message = format!("the inbox of {} is full", role.name());
                 drop(reply.send(Err(Error::transient(code::BUSY, message))));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Outgoing};
 use crate::contract::{Event, InstanceId, Method, Role};
 use crate::error::{Error, code};
 use crate::events::Subscription;
@@ -114,7 +114,7 @@ impl Bus {
     ) -> impl Future<Output = Result<M::Reply, Error>> + Send + 'static + use<M> {
         let id = self.counters.next_id();
         let sent =
-            wire::request(id, M::NAME, &params, context.meta()).map(|request| self.send(M::CALLEE, target, request));
+            wire::request(id, M::NAME, &params, context.meta()).map(|body| self.send(M::CALLEE, target, body, context));
         let (deadline, counters) = (context.deadline, self.counters.clone());
         async move {
             let response = wait(sent?, M::NAME, deadline, &counters).await?;
@@ -190,8 +190,9 @@ impl Bus {
         self.counters.read()
     }
 
-    pub(crate) fn send(&self, role: Role, target: &Target, request: bytes::Bytes) -> Pending {
+    pub(crate) fn send(&self, role: Role, target: &Target, body: bytes::Bytes, context: &Context) -> Pending {
         let (reply, pending) = oneshot::channel();
+        let request = Outgoing { body, deadline: context.deadline, key: context.idempotency_key.as_deref() };
         self.backend.send(role, target, request, reply);
         pending
     }
@@ -212,6 +213,8 @@ pub(crate) async fn wait(
         Ok(Ok(Err(error))) => {
             if error.is(code::BUSY) {
                 counters.busy();
+            } else if error.is(code::DEADLINE_EXCEEDED) {
+                counters.late();
             }
             Err(error)
         }
@@ -268,6 +271,12 @@ counters! {
     retried,
     /// Deliveries of a request that had come before, by its idempotency key.
     repeated,
-    /// Deliveries that were no JSON-RPC request.
+    /// Deliveries that were no JSON-RPC request, and entries in streams that none of us wrote.
     malformed,
+    /// Requests that failed at once because their callee had not answered for a while.
+    broken,
+    /// Requests taken up from a dead instance.
+    claimed,
+    /// Connections to Redis that went away.
+    lost,
 }

@@ -4,7 +4,8 @@
 //! groups, to the [`Keep`]. While that is away the values wait, and if it comes back empty all of them are written again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +28,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause: what healing may take after the keep came back.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// With nothing to write, the keep is asked so often whether the name is still ours and nothing is lost.
+const BEAT: Duration = Duration::from_secs(2);
 
 /// Why a keep did not do as told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,12 +66,36 @@ pub trait Keep: Send + Sync + 'static {
     /// Moves what a dead instance kept to `heir`, at once or not at all, and gives the heir a fence above both. None
     /// if the instance lives, has nothing or somebody was first.
     async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError>;
+
+    /// The instances that `heir` could take over: they kept something and are dead, as far as is known.
+    async fn abandoned(&self, _heir: &InstanceId) -> Result<Vec<InstanceId>, KeepError> {
+        Ok(Vec::new())
+    }
+
+    /// Returns when it was away and is back, perhaps with less than it had: everything is to be written again. Never
+    /// for one that is never away.
+    async fn returned(&self, _instance: &InstanceId) {
+        std::future::pending().await
+    }
 }
 
 /// The handle of an instance's snapshots; clones share it.
 #[derive(Clone)]
 pub struct Snapshots {
     shared: Arc<Shared>,
+    /// Shared by all handles and nobody else.
+    _handles: Arc<Handles>,
+}
+
+/// Tells the writer that the last handle was dropped.
+struct Handles {
+    changed: Arc<Notify>,
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
 }
 
 struct Shared {
@@ -76,7 +103,7 @@ struct Shared {
     instance: InstanceId,
     fence: Fence,
     state: Mutex<State>,
-    changed: Notify,
+    changed: Arc<Notify>,
     /// How many changes were taken and how many are kept.
     progress: watch::Sender<Progress>,
 }
@@ -107,16 +134,18 @@ impl Snapshots {
         restored: impl IntoIterator<Item = (String, Bytes)>,
     ) -> Self {
         let state = State { values: restored.into_iter().collect(), ..State::default() };
+        let changed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             keep,
             instance,
             fence,
             state: Mutex::new(state),
-            changed: Notify::new(),
+            changed: changed.clone(),
             progress: watch::Sender::default(),
         });
-        tokio::spawn(write(Arc::downgrade(&shared)));
-        Self { shared }
+        let handles = Arc::new(Handles { changed });
+        tokio::spawn(write(shared.clone(), Arc::downgrade(&handles)));
+        Self { shared, _handles: handles }
     }
 
     /// Keeps a value under a key, soon. Of several, the newest.
@@ -168,8 +197,18 @@ impl Snapshots {
             return Ok(None);
         };
         self.shared.fence.raise(fence);
-        self.shared.state().values.extend(kept.iter().cloned());
+        let mut state = self.shared.state();
+        for (key, value) in &kept {
+            // What was changed since under the same key is newer.
+            state.values.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        drop(state);
         Ok(Some(kept))
+    }
+
+    /// The instances of this role that kept something and are dead, as far as is known: those to [`Snapshots::take_over`].
+    pub async fn abandoned(&self) -> Result<Vec<InstanceId>, KeepError> {
+        self.shared.keep.abandoned(&self.shared.instance).await
     }
 }
 
@@ -201,38 +240,75 @@ impl Shared {
     }
 }
 
-/// The writer: ends with the last handle, or when it is fenced.
-async fn write(shared: std::sync::Weak<Shared>) {
+/// The task that hands changes over. It ends when it is fenced, or with the last handle once all is written.
+async fn write(shared: Arc<Shared>, handles: Weak<Handles>) {
     let mut pause = PAUSE_MIN;
+    let mut returned = pin!(shared.keep.returned(&shared.instance));
     loop {
-        // A strong handle is held while waiting: the owner's clones live as long as its role does.
-        let Some(shared) = shared.upgrade() else { return };
-        if shared.progress.borrow().taken == shared.progress.borrow().kept && !shared.state().all_dirty {
-            shared.changed.notified().await;
-        }
-        sleep(GATHER).await;
-        let taken = shared.progress.borrow().taken;
-        let (all, changes) = shared.batch();
-        match shared.write(all, &changes).await {
-            Ok(()) => {
-                pause = PAUSE_MIN;
-                shared.progress.send_modify(|progress| progress.kept = taken);
-                continue;
-            }
-            Err(KeepError::Fenced(instance)) => {
-                tracing::error!(%instance, "another process has taken over this name");
-                shared.progress.send_modify(|progress| progress.fenced = true);
+        let mut again = false;
+        if shared.is_clean() {
+            if handles.strong_count() == 0 {
                 return;
             }
-            Err(error) => {
-                let lost = error == KeepError::Lost;
-                tracing::warn!(instance = %shared.instance, %error, waiting = changes.len(), "snapshots wait");
-                let mut state = shared.state();
-                state.dirty.extend(changes.into_iter().map(|(key, _)| key));
-                state.all_dirty |= all || lost;
+            tokio::select! {
+                () = shared.changed.notified() => sleep(GATHER).await,
+                () = &mut returned => again = true,
+                () = sleep(BEAT) => {}
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        if again {
+            returned.set(shared.keep.returned(&shared.instance));
+            shared.state().all_dirty = true;
+        }
+        match shared.hand_over().await {
+            Ok(()) => pause = PAUSE_MIN,
+            Err(KeepError::Fenced(_)) => return,
+            Err(_) => {
+                // It may be back before the pause is over.
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = &mut returned => {
+                        returned.set(shared.keep.returned(&shared.instance));
+                        shared.state().all_dirty = true;
+                    }
+                }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn is_clean(&self) -> bool {
+        let state = self.state();
+        state.dirty.is_empty() && !state.all_dirty
+    }
+
+    /// Hands over what there is. What fails stays to be handed over.
+    async fn hand_over(&self) -> Result<(), KeepError> {
+        let taken = self.progress.borrow().taken;
+        let (all, changes) = self.batch();
+        let error = match self.write(all, &changes).await {
+            Ok(()) => {
+                self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.kept, taken) != taken);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match &error {
+            KeepError::Fenced(instance) => {
+                tracing::error!(%instance, "another process has taken over this name");
+                self.progress.send_modify(|progress| progress.fenced = true);
+            }
+            KeepError::Lost => tracing::warn!(instance = %self.instance, "{error}; writing everything again"),
+            KeepError::Away(_) if changes.is_empty() => {}
+            KeepError::Away(_) => {
+                tracing::warn!(instance = %self.instance, %error, waiting = changes.len(), "snapshots wait");
+            }
+        }
+        let mut state = self.state();
+        state.all_dirty |= all || error == KeepError::Lost;
+        state.dirty.extend(changes.into_iter().map(|(key, _)| key));
+        Err(error)
     }
 }

@@ -97,6 +97,21 @@ impl Moment {
     }
 }
 
+/// As text without blanks, for where JSON is too much.
+impl std::fmt::Display for Moment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ms, self.boot)
+    }
+}
+
+impl Moment {
+    /// Reads that text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (ms, boot) = text.split_once('/')?;
+        Some(Self { boot: boot.to_owned(), ms: ms.parse().ok()? })
+    }
+}
+
 /// The kernel's name of this boot; empty where it has none, which compares equal only on this host's kind.
 fn boot_id() -> String {
     static ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -122,6 +137,8 @@ mod tests {
     fn a_moment_is_measured_on_one_clock() {
         let moment = Moment::now();
         assert!(moment.elapsed().is_some_and(|elapsed| elapsed < Duration::from_secs(60)));
+        assert_eq!(Moment::parse(&moment.to_string()), Some(moment.clone()));
+        assert_eq!(Moment::parse("soon"), None);
         let elsewhere = Moment { boot: "another".into(), ..moment };
         assert_eq!(elsewhere.elapsed(), None);
     }
