@@ -30,13 +30,18 @@
 //!
 //! Late, doubled and unknown inputs fall through the table and change nothing; a 2xx on a leg that was hung up is hung
 //! up again, since the two may have crossed.
+//!
+//! A call outlives its process: `call/snapshot.rs` says how it is kept, `call/resume.rs` how it is taken up again. An
+//! answer `fenced` means that somebody else did so: the call is dropped here without a trace.
 
 mod change;
 mod end;
 mod leg;
 mod message;
 mod response;
+mod resume;
 mod setup;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -46,10 +51,15 @@ use nebula_bus::contract::{
     to_switchboard::{CallView, Invite},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::services::{self, Service};
 pub use change::Change;
 pub use leg::{Leg, LegIndex, Media, Sip};
-pub use message::{Asked, ChannelEvent, Effect, Failure, Input, Now, Record, Reply, Request, Route, RpcId, To};
+pub use message::{
+    Asked, ChannelEvent, Effect, Failure, Input, Now, Patience, Record, Reply, Request, Route, RpcId, To,
+};
+pub use snapshot::{KIND, VERSION};
 
 /// The caller's leg is the first; the others are forks.
 pub(crate) const CALLER: LegIndex = LegIndex(0);
@@ -65,7 +75,8 @@ const REOFFERS_MAX: u8 = 8;
 pub(crate) const RETRY_AFTER_S: u32 = 5;
 
 /// Where a call stands; the table in the module's page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// The caller's stream, the row and the bindings are awaited.
     Routing,
@@ -110,7 +121,7 @@ pub struct Timing {
 }
 
 /// How and when a call ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// Why.
     pub cause: Cause,
@@ -138,13 +149,22 @@ pub(crate) struct Join {
 }
 
 /// Moments at which the machine wants to be woken, monotonic ms.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Deadlines {
+    #[serde(skip_serializing_if = "Option::is_none")]
     no_answer: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     dataplane: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reoffer: Option<u64>,
+    /// The report of a leg that ended unseen is waited for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gone: Option<u64>,
 }
 
 /// One call: plain data, driven by [`Call::handle`].
@@ -177,13 +197,23 @@ pub struct Call {
     /// Who is to be offered the session anew when the pause is over.
     reoffer_due: Option<LegIndex>,
     reoffers_left: u8,
+    /// A re-INVITE of ours to this leg was given up: a late 2xx leaves it in a session that its peer is not in.
+    owed: Option<LegIndex>,
     asked: Vec<(RpcId, Asked)>,
     rpc_last: u32,
     started: Now,
     answered_ms: Option<u64>,
+    /// The callee's 2xx came.
+    callee_answered_ms: Option<u64>,
     deadlines: Deadlines,
     end: Option<End>,
     filed: bool,
+    /// It was taken up from a snapshot and its legs are still being asked for.
+    adoption: Option<resume::Adoption>,
+    /// Somebody else owns it now.
+    disowned: bool,
+    /// What the last snapshot looked like; see `snapshot_due`.
+    kept_shape: u64,
 }
 
 impl Call {
@@ -218,13 +248,18 @@ impl Call {
             change_last: 0,
             reoffer_due: None,
             reoffers_left: REOFFERS_MAX,
+            owed: None,
             asked: Vec::with_capacity(4),
             rpc_last: 0,
             started: now,
             answered_ms: None,
+            callee_answered_ms: None,
             deadlines: Deadlines::default(),
             end: None,
             filed: false,
+            adoption: None,
+            disowned: false,
+            kept_shape: 0,
         };
         Turn { call: &mut call, now, out }.start(offer);
         call
@@ -240,8 +275,8 @@ impl Call {
 
     /// When `Input::Timeout` is due, monotonic ms.
     pub fn deadline_ms(&self) -> Option<u64> {
-        let Deadlines { no_answer, duration, dataplane, change, reoffer } = self.deadlines;
-        [no_answer, duration, dataplane, change, reoffer].into_iter().flatten().min()
+        let Deadlines { no_answer, duration, dataplane, change, reoffer, gone } = self.deadlines;
+        [no_answer, duration, dataplane, change, reoffer, gone].into_iter().flatten().min()
     }
 
     /// The call's name.
@@ -282,6 +317,11 @@ impl Call {
     /// When the caller was answered, monotonic ms.
     pub fn answered_ms(&self) -> Option<u64> {
         self.answered_ms
+    }
+
+    /// Somebody else owns it now: it has ended here, without a record.
+    pub fn is_disowned(&self) -> bool {
+        self.disowned
     }
 
     /// How it ended; none while it lives.
@@ -354,7 +394,11 @@ impl Turn<'_> {
     fn take(&mut self, input: Input) {
         use State::*;
         let input = match input {
+            Input::Reply { result: Err(Failure::Fenced), .. } | Input::Disowned => return self.disown(),
             Input::Reply { id, result } => return self.reply(id, result),
+            Input::Adopted { channels } => return self.adopted(&channels),
+            Input::ProxyGone { proxy } => return self.proxy_gone(&proxy),
+            Input::MediaGone { media } => return self.media_gone(&media),
             Input::Timeout => return self.timeout(),
             Input::Channel { channel_id, event } => match self.call.find_leg(&channel_id) {
                 Some(leg) => return self.channel(leg, event),
@@ -369,6 +413,7 @@ impl Turn<'_> {
             (Answered, Input::StreamTimeout { stream_id }) => self.stream_timeout(&stream_id),
             (_, Input::DataplaneLost { media }) => self.dataplane_lost(&media),
             (_, Input::DataplaneBack { media, alive }) => self.dataplane_back(&media, &alive),
+            (_, Input::StreamsAdopted { media, alive }) => self.streams_adopted(&media, &alive),
             (_, Input::Hangup { cause }) => self.end(cause, EndedBy::System),
             _ => {}
         }
@@ -390,6 +435,8 @@ impl Turn<'_> {
         match (self.call.state, event) {
             (Ended | Ending, _) => {}
             (_, On::Hangup { cause }) => self.left(leg, cause),
+            // Taken up before its answer: it is being ended, unless the caller turns out to be answered.
+            (Routing | Dialling | Ringing | Answering, _) if self.call.adoption.is_some() => {}
             (Dialling | Ringing, On::Provisional { sip_code, sdp }) if fork => self.provisional(leg, sip_code, sdp),
             (Dialling | Ringing, On::Answered { sdp }) if fork => self.fork_answered(leg, sdp),
             (Answered, On::Answered { sdp }) => self.change_answered(leg, sdp),
@@ -414,8 +461,9 @@ impl Turn<'_> {
             (Asked::JoinCaller(leg), result) => self.join_caller_done(leg, result),
             (Asked::Bridge(leg), Err(failure)) => self.bridge_failed(leg, failure),
             (Asked::Answer, Err(failure)) => self.end(failure.cause(), EndedBy::System),
+            (Asked::AnswerChange(leg), Err(failure)) => self.answer_change_failed(leg, failure),
             (Asked::Change { number, step }, result) => self.change_done(number, step, result),
-            (Asked::Dial(_) | Asked::Bridge(_) | Asked::Answer, Ok(_)) | (Asked::Tell, _) => {}
+            (Asked::Dial(_) | Asked::Bridge(_) | Asked::Answer | Asked::AnswerChange(_), Ok(_)) | (Asked::Tell, _) => {}
         }
     }
 
@@ -425,7 +473,10 @@ impl Turn<'_> {
         let deadlines = &mut self.call.deadlines;
         let (no_answer, duration) = (over(&mut deadlines.no_answer), over(&mut deadlines.duration));
         let (dataplane, change) = (over(&mut deadlines.dataplane), over(&mut deadlines.change));
-        let reoffer = over(&mut deadlines.reoffer);
+        let (reoffer, gone) = (over(&mut deadlines.reoffer), over(&mut deadlines.gone));
+        if gone {
+            self.gone_unseen();
+        }
         if no_answer {
             self.end(response::cause(480, CauseKind::NoAnswer, "no answer"), EndedBy::System);
         } else if dataplane {

@@ -2,7 +2,8 @@
 //! instance, answers the bus and carries out what the machine asks for.
 //!
 //! A call's path here: `shell/serve` (a request of the bus) -> [`call`] (the machine) -> `shell/rpc` (requests to the
-//! proxy and the media agent) and `shell/record` (the store: row, answer, CDR).
+//! proxy and the media agent) and `shell/record` (the store: row, answer, CDR). `shell/resume` takes up what a process
+//! that died has left.
 
 #![forbid(unsafe_code)]
 
@@ -31,13 +32,16 @@ pub struct Handle {
     task: JoinHandle<()>,
 }
 
-/// Begins to answer on the bus, and closes what switchboards that are gone have left in the store. Install the metrics
-/// recorder before, or nothing is counted.
+/// Takes up the calls that its predecessor of the same name left, and begins to answer on the bus. It also takes over from
+/// switchboards that are gone. Install the metrics recorder before, or nothing is counted.
+///
+/// Errors: an option out of range; a call of another version that this one cannot read.
 pub async fn start(options: Options, bus: Bus, store: Store, member: Membership) -> Result<Handle, Error> {
     options.check()?;
     let instance = member.instance.clone();
+    // Before anybody is told that calls are ours: their reports wait in it.
     let inbox = bus.serve(Role::Switchboard, instance.clone());
-    let (shell, orders, status) = Shell::new(options, instance.clone(), bus, store);
+    let (shell, orders, status) = Shell::new(options, bus, store, member)?;
     let task = tokio::spawn(shell.run(inbox));
     tracing::info!(%instance, "switchboard serves");
     Ok(Handle { instance, orders, status, task })

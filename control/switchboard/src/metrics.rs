@@ -4,13 +4,17 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-const DESCRIPTIONS: [(&str, &str); 6] = [
+const DESCRIPTIONS: [(&str, &str); 10] = [
     ("nebula_switchboard_calls_total", "calls that ended, by cause"),
     ("nebula_switchboard_calls_answered_total", "calls that were answered"),
     ("nebula_switchboard_calls_refused_total", "INVITEs refused, by reason"),
     ("nebula_switchboard_unknown_subjects_total", "requests about channels, streams and calls that are not here"),
     ("nebula_switchboard_record_retries_total", "writes to the store that had to be tried again"),
     ("nebula_switchboard_calls_crashed_total", "calls of dead switchboards that were closed here"),
+    ("nebula_switchboard_calls_resumed_total", "calls taken up from snapshots: own ones, and those of dead switchboards"),
+    ("nebula_switchboard_calls_disowned_total", "calls dropped because another switchboard owns them"),
+    ("nebula_switchboard_request_retries_total", "requests to proxies and media agents that were tried again"),
+    ("nebula_switchboard_dataplane_reports_total", "dataplanes reported lost and back"),
 ];
 
 /// The metrics of one switchboard.
@@ -33,6 +37,16 @@ pub(crate) struct Metrics {
     pub record_retries: Counter,
     /// Calls of dead switchboards that were closed here.
     pub crashed: Counter,
+    /// Calls taken up from snapshots.
+    pub resumed: Counter,
+    /// Calls dropped because another switchboard owns them.
+    pub disowned: Counter,
+    /// Requests that were tried again.
+    pub request_retries: Counter,
+    /// Dataplanes reported lost.
+    pub dataplanes_lost: Counter,
+    /// Dataplanes reported back.
+    pub dataplanes_back: Counter,
 }
 
 impl Metrics {
@@ -55,6 +69,11 @@ impl Metrics {
             unknown: counter!("nebula_switchboard_unknown_subjects_total"),
             record_retries: counter!("nebula_switchboard_record_retries_total"),
             crashed: counter!("nebula_switchboard_calls_crashed_total"),
+            resumed: counter!("nebula_switchboard_calls_resumed_total"),
+            disowned: counter!("nebula_switchboard_calls_disowned_total"),
+            request_retries: counter!("nebula_switchboard_request_retries_total"),
+            dataplanes_lost: counter!("nebula_switchboard_dataplane_reports_total", "state" => "lost"),
+            dataplanes_back: counter!("nebula_switchboard_dataplane_reports_total", "state" => "back"),
         }
     }
 

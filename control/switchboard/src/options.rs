@@ -18,6 +18,13 @@ pub struct Options {
     pub rpc_timeout_ms: u32,
     /// How long a call waits for its lost dataplane to come back with its streams.
     pub dataplane_grace_ms: u32,
+    /// How long a proxy may be away before the legs that it owns count as lost, and how long it is told of a hang-up.
+    pub proxy_grace_s: u32,
+    /// The same for a media agent and its streams.
+    pub media_grace_s: u32,
+    /// How long a switchboard may be away before those of its calls that left nothing but their row are closed. What it
+    /// kept is taken over as soon as it is known to be gone.
+    pub switchboard_grace_s: u32,
     /// How long a stop waits for the last hang-ups and records.
     pub stop_timeout_ms: u32,
 }
@@ -30,6 +37,10 @@ impl Default for Options {
             calls_max: 10_000,
             rpc_timeout_ms: 5_000,
             dataplane_grace_ms: 2_000,
+            // Longer than an outage of Redis is allowed to be.
+            proxy_grace_s: 120,
+            media_grace_s: 120,
+            switchboard_grace_s: 30,
             stop_timeout_ms: 10_000,
         }
     }
@@ -38,6 +49,9 @@ impl Default for Options {
 /// Why the switchboard did not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// A call that was kept cannot be read by this version.
+    #[error("a call that was up cannot be taken up: {0}")]
+    Snapshot(#[from] nebula_bus::snapshots::Unreadable),
     /// An option is out of its range.
     #[error("calls.{key} = {value} is out of range: {min} to {max}")]
     OutOfRange {
@@ -61,6 +75,9 @@ impl Options {
             ("calls_max", self.calls_max, 1, 1_000_000),
             ("rpc_timeout_ms", self.rpc_timeout_ms, 10, 60_000),
             ("dataplane_grace_ms", self.dataplane_grace_ms, 0, 60_000),
+            ("proxy_grace_s", self.proxy_grace_s, 1, 3_600),
+            ("media_grace_s", self.media_grace_s, 1, 3_600),
+            ("switchboard_grace_s", self.switchboard_grace_s, 1, 3_600),
             ("stop_timeout_ms", self.stop_timeout_ms, 0, 600_000),
         ] {
             if !(min..=max).contains(&value) {

@@ -1,7 +1,8 @@
 //! Service numbers: what is dialled to reach Nebula itself. A table; the call machine asks it once per INVITE.
 
 /// A service that answers a call in place of a phone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Service {
     /// Sends back what it hears.
     Echo,

@@ -6,27 +6,36 @@
 //!
 //! A call stays until its record is written, so `calls_max` also bounds the records that wait for a slow database.
 
+mod clock;
 mod crash;
+mod presence;
 mod record;
+mod resume;
 mod rpc;
 mod serve;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nebula_bus::contract::{CallId, Cause, CauseKind, ChannelId, InstanceId, Role};
-use nebula_bus::{Announcement, Bus, Context, Inbox};
-use nebula_store::{Store, now_unix_ms};
+use nebula_bus::membership::Fence;
+use nebula_bus::snapshots::Unreadable;
+use nebula_bus::{Announcement, Bus, Context, Inbox, Membership, Snapshots};
+use nebula_store::Store;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::call::{Call, Effect, Failure, Input, Now, Record, Reply, Request, Route, RpcId, State};
 use crate::metrics::Metrics;
 use crate::options::Options;
+use presence::Presence;
+
+/// How often it is looked who is there.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// What the handle wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +62,7 @@ enum Done {
     Rpc { key: Key, id: RpcId, result: Result<Reply, Failure> },
     Located { key: Key, result: Result<Vec<Route>, Failure> },
     Written { key: Key, started: Option<Result<(), Failure>> },
-    Swept,
+    Resume(resume::Done),
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -77,10 +86,14 @@ struct Slot {
 pub(crate) struct Shell {
     options: Options,
     instance: InstanceId,
+    fence: Fence,
+    snapshots: Snapshots,
     bus: Bus,
     store: Store,
     metrics: Metrics,
-    clock: Instant,
+    presence: Presence,
+    /// Switchboards that are being taken over, or swept up after.
+    succession: HashSet<InstanceId>,
     calls: HashMap<Key, Slot>,
     by_id: HashMap<CallId, Key>,
     by_channel: HashMap<ChannelId, Key>,
@@ -97,19 +110,23 @@ pub(crate) struct Shell {
 impl Shell {
     pub fn new(
         options: Options,
-        instance: InstanceId,
         bus: Bus,
         store: Store,
-    ) -> (Shell, mpsc::UnboundedSender<Order>, watch::Receiver<Status>) {
+        member: Membership,
+    ) -> Result<(Shell, mpsc::UnboundedSender<Order>, watch::Receiver<Status>), Unreadable> {
         let (sender, orders) = mpsc::unbounded_channel();
         let (status, watcher) = watch::channel(Status::default());
-        let shell = Shell {
+        let Membership { instance, fence, snapshots, restored } = member;
+        let mut shell = Shell {
             options,
             instance,
+            fence,
+            snapshots,
             bus,
             store,
             metrics: Metrics::new(),
-            clock: Instant::now(),
+            presence: Presence::default(),
+            succession: HashSet::new(),
             calls: HashMap::new(),
             by_id: HashMap::new(),
             by_channel: HashMap::new(),
@@ -121,23 +138,28 @@ impl Shell {
             draining: false,
             status,
         };
-        (shell, sender, watcher)
+        shell.take_up(restored)?;
+        Ok((shell, sender, watcher))
     }
 
     /// Runs until it is stopped, or until another inbox takes its name.
     pub async fn run(mut self, mut inbox: Inbox) {
-        self.work.push(self.sweep_crashed());
+        self.work.push(self.find_orphans());
         let (mut stop_by, mut armed) = (None, None);
+        let mut rounds = interval(LOOK_AROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let snapshots = self.snapshots.clone();
         tokio::pin! {
-            let sleep = sleep_until(self.clock.into());
+            let sleep = sleep_until(Instant::now());
+            let fenced = snapshots.fenced();
         }
         loop {
-            let deadline = self.deadlines.first().map(|(at_ms, _)| self.clock + Duration::from_millis(*at_ms));
-            let wake = [deadline, stop_by].into_iter().flatten().min();
+            let deadline_ms = self.deadlines.first().map(|(at_ms, _)| *at_ms);
+            let wake_ms = [deadline_ms, stop_by].into_iter().flatten().min();
             // Setting a timer costs more than all else in a turn, and the earliest deadline seldom moves.
-            if let Some(at) = wake.filter(|_| wake != armed) {
-                sleep.as_mut().reset(at.into());
-                armed = wake;
+            if let Some(at_ms) = wake_ms.filter(|_| wake_ms != armed) {
+                sleep.as_mut().reset(clock::instant(at_ms));
+                armed = wake_ms;
             }
             tokio::select! {
                 request = inbox.recv() => match request {
@@ -145,20 +167,25 @@ impl Shell {
                     None => break,
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
-                () = &mut sleep, if wake.is_some() => {
+                () = &mut sleep, if wake_ms.is_some() => {
                     armed = None;
                     self.expire();
+                }
+                _ = rounds.tick() => self.look_around(),
+                () = &mut fenced => {
+                    self.end_fenced();
+                    return;
                 }
                 Some(order) = self.orders.recv() => {
                     self.draining = true;
                     self.tell_status();
                     if order == Order::Stop {
                         self.hang_up_all();
-                        stop_by = Some(Instant::now() + Duration::from_millis(self.options.stop_timeout_ms.into()));
+                        stop_by = Some(clock::monotonic_ms() + u64::from(self.options.stop_timeout_ms));
                     }
                 }
             }
-            if stop_by.is_some_and(|by| self.calls.is_empty() || by <= Instant::now()) {
+            if stop_by.is_some_and(|by| self.calls.is_empty() || by <= clock::monotonic_ms()) {
                 break;
             }
         }
@@ -169,7 +196,7 @@ impl Shell {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic_ms: self.clock.elapsed().as_millis() as u64, unix_ms: now_unix_ms() }
+        clock::now()
     }
 
     /// Takes a new call in.
@@ -213,7 +240,18 @@ impl Shell {
                 Effect::Record(record) => self.record(key, record, now),
             }
         }
+        self.keep(key, now);
         self.index(key);
+    }
+
+    /// Writes the call's snapshot if a successor needs a new one.
+    fn keep(&mut self, key: Key, now: Now) {
+        let Some(slot) = self.calls.get_mut(&key) else { return };
+        if slot.call.snapshot_due()
+            && let Some(bytes) = slot.call.snapshot(now)
+        {
+            self.snapshots.put(resume::name(slot.call.id()), bytes);
+        }
     }
 
     /// Brings the indices up to what the call has become.
@@ -230,14 +268,22 @@ impl Shell {
             }
             self.deadlines.extend(deadline_ms.map(|at_ms| (at_ms, key)));
         }
-        if slot.call.state() == State::Ended && slot.records.is_empty() {
+        if slot.call.is_disowned() {
+            tracing::warn!(call_id = %slot.call.id(), "another switchboard owns this call now");
+            self.metrics.disowned.increment(1);
+            self.remove(key);
+        } else if slot.call.state() == State::Ended && slot.records.is_empty() {
+            self.snapshots.delete(resume::name(slot.call.id()));
             self.remove(key);
         }
     }
 
-    /// The call is over and its record is in the database.
+    /// The call is over and its record is in the database, or it is another's.
     fn remove(&mut self, key: Key) {
         let Some(slot) = self.calls.remove(&key) else { return };
+        if let Some(at_ms) = slot.deadline_ms {
+            self.deadlines.remove(&(at_ms, key));
+        }
         self.by_id.remove(slot.call.id());
         for leg in slot.call.legs() {
             self.by_channel.remove(&leg.channel_id);
@@ -259,7 +305,7 @@ impl Shell {
                     None => self.index(key),
                 }
             }
-            Done::Swept => {}
+            Done::Resume(done) => self.resume_done(done),
         }
     }
 
@@ -288,6 +334,12 @@ impl Shell {
         self.metrics.calls.set(calls as f64);
         let announcement = Announcement::new(Role::Switchboard, self.instance.clone(), env!("CARGO_PKG_VERSION"));
         self.bus.announce(announcement.load(calls as u64).draining(self.draining));
+    }
+
+    /// The last word to the handle: nothing is left. The registry belongs to the successor.
+    fn tell_gone(&mut self) {
+        self.status.send_replace(Status { draining: true, calls: 0 });
+        self.metrics.calls.set(0.0);
     }
 
     fn measure(&mut self, key: Key, request: &Request, now: Now) {

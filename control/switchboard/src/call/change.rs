@@ -32,12 +32,15 @@ use nebula_bus::contract::{
     to_proxy::{Answer, Reject},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Asked, CHANGE_TIMEOUT_MS, Failure, LegIndex, REOFFER_PAUSE_MS, Reply, Request, Sip, State, Turn, response,
 };
 
 /// What a change waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// The asker's offer being taken in.
     AskerOffered,
@@ -58,7 +61,7 @@ pub enum Step {
 }
 
 /// A change under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Change {
     /// Tells the replies of this change from those of an earlier one.
     pub number: u32,
@@ -72,7 +75,7 @@ pub struct Change {
 
 impl Change {
     /// The asker's transaction is open: it must be answered whatever happens.
-    fn open_for(&self) -> Option<LegIndex> {
+    pub(super) fn open_for(&self) -> Option<LegIndex> {
         self.asker.filter(|_| !matches!(self.step, Step::AckAwaited | Step::AskerAcked))
     }
 }
@@ -196,6 +199,20 @@ impl Turn<'_> {
 
     fn change_failed(&mut self, change: Change, failure: Failure) {
         match (change.step, change.asker) {
+            // Somebody was away for a moment, which ends no call: the party that holds an answer is offered the session anew.
+            (Step::PeerAnswering, _) if failure.is_transient() => {
+                self.undo(change, 503);
+                self.sync_later(change.peer);
+            }
+            (Step::AskerAcked, Some(asker)) if failure.is_transient() && self.call.leg(asker).agreed => {
+                self.undo(change, 503);
+                self.sync_later(Some(asker));
+            }
+            // The offer is our own wish, which remains.
+            (Step::PeerOffering | Step::PeerAsked, None) if failure.is_transient() => {
+                self.undo(change, 503);
+                self.sync_later(change.peer);
+            }
             // A party holds an answer that we could not take: there is no session both agree on.
             (Step::PeerAnswering | Step::AskerAcked, _) => self.end(failure.cause(), EndedBy::System),
             (Step::AskerAnswering, Some(asker)) => {
@@ -212,7 +229,12 @@ impl Turn<'_> {
 
     /// 2xx from the peer.
     pub(super) fn change_answered(&mut self, leg: LegIndex, sdp: Option<String>) {
-        let Some(change) = self.peer_asked(leg) else { return };
+        let Some(change) = self.peer_asked(leg) else {
+            if self.call.owed.take_if(|owed| *owed == leg).is_some() {
+                self.reoffer_later(leg);
+            }
+            return;
+        };
         let Some(sdp) = sdp else { return self.undo(change, 488) };
         self.step(Step::PeerAnswering);
         self.negotiate(leg, Negotiate::RemoteAnswer { sdp });
@@ -220,7 +242,10 @@ impl Turn<'_> {
 
     /// A refusal from the peer: the old session stays (RFC 3264 section 8).
     pub(super) fn change_refused(&mut self, leg: LegIndex, cause: &Cause) {
-        let Some(change) = self.peer_asked(leg) else { return };
+        let Some(change) = self.peer_asked(leg) else {
+            self.call.owed.take_if(|owed| *owed == leg);
+            return;
+        };
         self.undo(change, response::caller_code(cause));
         if change.asker.is_none() && cause.sip_code == 491 {
             self.reoffer_later(leg);
@@ -244,7 +269,10 @@ impl Turn<'_> {
 
     pub(super) fn change_timeout(&mut self) {
         match self.call.change {
-            Some(change) if change.step == Step::PeerAsked => self.undo(change, 408),
+            Some(change) if change.step == Step::PeerAsked => {
+                self.call.owed = change.peer;
+                self.undo(change, 408);
+            }
             Some(change) if change.step == Step::AckAwaited => {
                 self.end(response::cause(408, CauseKind::Network, "no ACK"), EndedBy::System);
             }
@@ -264,7 +292,7 @@ impl Turn<'_> {
     fn undo(&mut self, change: Change, sip_code: u16) {
         self.finish_change();
         let touched = match change.step {
-            Step::PeerOffering | Step::PeerAsked => change.peer,
+            Step::PeerOffering | Step::PeerAsked | Step::PeerAnswering => change.peer,
             _ => None,
         };
         for leg in change.asker.into_iter().chain(touched) {
@@ -272,6 +300,44 @@ impl Turn<'_> {
         }
         if let Some(asker) = change.open_for() {
             self.refuse(asker, sip_code);
+        }
+    }
+
+    /// What a snapshot knew of a change: how far it came is not known, so both go back, and a party that may have gone
+    /// further is offered the session anew.
+    pub(super) fn undo_unknown(&mut self, change: Change) {
+        self.finish_change();
+        for leg in change.asker.into_iter().chain(change.peer) {
+            self.roll_back(leg);
+        }
+        if let Some(asker) = change.open_for() {
+            self.refuse(asker, 500);
+        }
+        match change.step {
+            Step::AskerOffered | Step::PeerOffering | Step::PeerAsked => self.call.owed = change.peer,
+            Step::PeerAnswering | Step::AskerAnswering => self.sync_later(change.peer),
+            Step::AskerOffering | Step::AckAwaited | Step::AskerAcked => self.sync_later(change.asker),
+        }
+    }
+
+    /// The 200 to a re-INVITE did not go out. If the leg is there, its session and its peer's differ now.
+    pub(super) fn answer_change_failed(&mut self, leg: LegIndex, failure: Failure) {
+        match failure {
+            Failure::Unknown => self.end(failure.cause(), EndedBy::System),
+            _ => {
+                let offered = |change: &Change| change.step == Step::AckAwaited && change.asker == Some(leg);
+                if let Some(change) = self.call.change.filter(offered) {
+                    self.undo(change, 500);
+                }
+                self.sync_later(Some(leg));
+            }
+        }
+    }
+
+    /// Offers a leg the session anew after a pause; a service has no peer whose session it could be.
+    fn sync_later(&mut self, leg: Option<LegIndex>) {
+        if let Some(leg) = leg.filter(|leg| self.call.peer(*leg).is_some()) {
+            self.reoffer_later(leg);
         }
     }
 
@@ -314,12 +380,15 @@ impl Turn<'_> {
     }
 
     fn roll_back(&mut self, leg: LegIndex) {
+        if self.call.leg(leg).agent().is_none() {
+            return;
+        }
         let step = Negotiate::Rollback;
         self.ask_media(leg, Asked::Tell, |stream_id| Request::Update(Update { stream_id, step }));
     }
 
     fn answer(&mut self, leg: LegIndex, sdp: Option<String>) {
-        self.ask_proxy(leg, Asked::Answer, |channel_id| Request::Answer(Answer { channel_id, sdp }));
+        self.ask_proxy(leg, Asked::AnswerChange(leg), |channel_id| Request::Answer(Answer { channel_id, sdp }));
     }
 
     pub(super) fn refuse(&mut self, leg: LegIndex, sip_code: u16) {

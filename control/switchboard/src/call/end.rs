@@ -1,6 +1,6 @@
 //! The end of a call: every leg is told, every stream closed, then the CDR is made, once.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use nebula_bus::contract::{Cause, CauseKind, EndedBy, InstanceId, StreamId, to_media::Stream, to_switchboard::Ended};
 
@@ -57,7 +57,8 @@ impl Turn<'_> {
         self.call.state = State::Ending;
         self.call.deadlines = Deadlines::default();
         self.call.join = None;
-        self.call.end = Some(End { cause, by, at_ms: self.now.monotonic_ms });
+        let seen_ms = self.call.legs.iter().filter_map(|leg| leg.gone_ms).min();
+        self.call.end = Some(End { cause, by, at_ms: seen_ms.unwrap_or(self.now.monotonic_ms) });
     }
 
     /// Files the CDR when the last stream is closed, and ends when nothing is under way any more. Every RPC has a
@@ -73,7 +74,7 @@ impl Turn<'_> {
                 self.out.push(Effect::Record(Record::Ended(Box::new(cdr))));
             }
         }
-        if self.call.filed && self.call.asked.is_empty() {
+        if self.call.filed && self.call.asked.is_empty() && self.call.adoption.is_none() {
             self.call.state = State::Ended;
         }
     }
@@ -84,12 +85,16 @@ impl Turn<'_> {
 
     /// Closes the stream of a leg; one still being made is closed when it is there.
     pub(super) fn close_stream(&mut self, leg: LegIndex) {
-        let Some(stream_id) = self.call.leg(leg).agent().and(self.call.leg(leg).stream_id()).cloned() else { return };
+        let Media::Open { stream_id, media } = self.call.leg(leg).media.clone() else { return };
         self.ask_media(leg, Asked::Destroy(leg), |stream_id| Request::Destroy(Stream { stream_id }));
-        self.call.leg_mut(leg).media = Media::Closing { stream_id };
+        self.call.leg_mut(leg).media = Media::Closing { stream_id, media };
     }
 
     pub(super) fn destroyed(&mut self, leg: LegIndex, result: Result<Reply, Failure>) {
+        if !matches!(self.call.leg(leg).media, Media::Closing { .. }) {
+            // Its agent was given up meanwhile.
+            return;
+        }
         let stats = match result {
             Ok(Reply::Stats(stats)) => Some(stats),
             _ => None,
@@ -106,6 +111,48 @@ impl Turn<'_> {
         }
     }
 
+    /// Somebody else runs this call: nothing of it is ours to end or to record.
+    pub(super) fn disown(&mut self) {
+        let call = &mut *self.call;
+        (call.state, call.disowned, call.filed) = (State::Ended, true, true);
+        call.deadlines = Deadlines::default();
+        call.asked.clear();
+        call.adoption = None;
+        self.out.clear();
+    }
+
+    /// A proxy is lost with its legs: nobody can be told.
+    pub(super) fn proxy_gone(&mut self, proxy: &InstanceId) {
+        let cause = response::cause(503, CauseKind::Crash, "the proxy is gone");
+        for index in (0..self.call.legs.len()).map(LegIndex::from) {
+            if self.call.leg(index).proxy != *proxy {
+                continue;
+            }
+            self.phase_known(index);
+            if self.call.end.is_none() && !matches!(self.call.leg(index).sip, Sip::Gone) {
+                self.left(index, cause.clone());
+            }
+        }
+        self.adoption_progress();
+    }
+
+    /// A media agent is lost. What its streams have seen is lost with it.
+    pub(super) fn media_gone(&mut self, media: &InstanceId) {
+        let mut lost = false;
+        for index in (0..self.call.legs.len()).map(LegIndex::from) {
+            let leg = self.call.leg_mut(index);
+            match &leg.media {
+                Media::Open { media: of, .. } if of == media => lost |= leg.sip != Sip::Gone,
+                Media::Closing { media: of, .. } if of == media => {}
+                _ => continue,
+            }
+            leg.media = Media::Closed(None);
+        }
+        if lost {
+            self.end(response::cause(503, CauseKind::Crash, "the media agent is gone"), EndedBy::System);
+        }
+    }
+
     /// The streams may come back: wait a little.
     pub(super) fn dataplane_lost(&mut self, media: &InstanceId) {
         if self.call.legs.iter().any(|leg| leg.agent() == Some(media)) {
@@ -114,15 +161,20 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn dataplane_back(&mut self, media: &InstanceId, alive: &Arc<HashSet<StreamId>>) {
+    pub(super) fn dataplane_back(&mut self, media: &InstanceId, alive: &HashSet<StreamId>) {
+        match self.all_alive(media, alive) {
+            None => {}
+            Some(true) => self.call.deadlines.dataplane = None,
+            Some(false) => {
+                self.end(response::cause(500, CauseKind::Crash, "streams lost with the dataplane"), EndedBy::System);
+            }
+        }
+    }
+
+    /// Whether all of the call's streams at this agent are among these; none if it has none there.
+    pub(super) fn all_alive(&self, media: &InstanceId, alive: &HashSet<StreamId>) -> Option<bool> {
         let mut legs = self.call.legs.iter().filter(|leg| leg.agent() == Some(media)).peekable();
-        if legs.peek().is_none() {
-            return;
-        }
-        if legs.all(|leg| leg.stream_id().is_some_and(|stream_id| alive.contains(stream_id))) {
-            self.call.deadlines.dataplane = None;
-        } else {
-            self.end(response::cause(500, CauseKind::Crash, "streams lost with the dataplane"), EndedBy::System);
-        }
+        legs.peek()?;
+        Some(legs.all(|leg| leg.stream_id().is_some_and(|stream_id| alive.contains(stream_id))))
     }
 }

@@ -1,9 +1,11 @@
 //! A leg of a call: a SIP dialog at a proxy and a stream at a media agent. Plain data.
 
 use nebula_bus::contract::{Cause, ChannelId, Destination, InstanceId, StreamId, StreamStats};
+use serde::{Deserialize, Serialize};
 
 /// Which leg of a call; 0 is the caller's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct LegIndex(pub u8);
 
 impl From<usize> for LegIndex {
@@ -14,7 +16,8 @@ impl From<usize> for LegIndex {
 }
 
 /// Where a leg's dialog stands, as far as the call needs to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sip {
     /// Not dialled yet.
     Idle,
@@ -27,7 +30,8 @@ pub enum Sip {
 }
 
 /// Where a leg's stream stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Media {
     /// Not asked for.
     None,
@@ -44,13 +48,15 @@ pub enum Media {
     Closing {
         /// Its name.
         stream_id: StreamId,
+        /// Its agent.
+        media: InstanceId,
     },
     /// It is closed; its statistics if its agent still knew them.
     Closed(Option<Box<StreamStats>>),
 }
 
 /// One leg.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Leg {
     /// Its name on the bus.
     pub channel_id: ChannelId,
@@ -61,15 +67,23 @@ pub struct Leg {
     /// Where its stream stands.
     pub media: Media,
     /// Where a fork's phone is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
     /// The peer holds us.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
-    /// The description the peer answered with, once applied.
+    /// The description the peer answered with, once applied; forgotten when the call is answered.
+    #[serde(skip)]
     pub remote_sdp: Option<String>,
     /// An offer/answer exchange was completed: there is a session to fall back to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agreed: bool,
     /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Cause>,
+    /// Its proxy says that it has ended, but not how: found at this moment, monotonic ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
 }
 
 impl Leg {
@@ -84,6 +98,7 @@ impl Leg {
             remote_sdp: None,
             agreed: false,
             ended: None,
+            gone_ms: None,
         }
     }
 
@@ -94,7 +109,7 @@ impl Leg {
     /// The name of its stream while there is one.
     pub fn stream_id(&self) -> Option<&StreamId> {
         match &self.media {
-            Media::Open { stream_id, .. } | Media::Closing { stream_id } => Some(stream_id),
+            Media::Open { stream_id, .. } | Media::Closing { stream_id, .. } => Some(stream_id),
             Media::None | Media::Creating | Media::Closed(_) => None,
         }
     }

@@ -5,17 +5,20 @@ use std::{collections::HashSet, sync::Arc};
 use nebula_bus::contract::{
     Cause, CauseKind, ChannelId, Destination, InstanceId, StreamId, StreamStats,
     to_media::{Bridge, Create, Created, Negotiated, Stream, Update},
-    to_proxy::{Answer, Channel, Dial, Progress, Reject},
+    to_proxy::{Answer, Channel, Dial, Phase, Progress, Reject},
     to_switchboard::{Dtmf, Ended},
 };
 
-use super::{LegIndex, change, response};
 use nebula_store::cdrs::Cdr;
+use serde::{Deserialize, Serialize};
+
+use super::{LegIndex, change, response};
 
 /// A moment on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
-    /// Never set back; what durations and deadlines are made of.
+    /// Never set back; what durations and deadlines are made of. The host's own (CLOCK_BOOTTIME), so that it goes on for a
+    /// call that another process of this host takes up.
     pub monotonic_ms: u64,
     /// For the record.
     pub unix_ms: i64,
@@ -63,6 +66,30 @@ pub enum Input {
         /// The streams that live.
         alive: Arc<HashSet<StreamId>>,
     },
+    /// A proxy was told that the call is ours, and says where its legs stand.
+    Adopted {
+        /// Those of this call at that proxy.
+        channels: Vec<(ChannelId, Phase)>,
+    },
+    /// A media agent was told that the streams are ours, and says which there are.
+    StreamsAdopted {
+        /// Which.
+        media: InstanceId,
+        /// The streams that live.
+        alive: Arc<HashSet<StreamId>>,
+    },
+    /// A proxy has been away for longer than it may: its legs are lost.
+    ProxyGone {
+        /// Which.
+        proxy: InstanceId,
+    },
+    /// A media agent has been away for longer than it may: its streams are lost.
+    MediaGone {
+        /// Which.
+        media: InstanceId,
+    },
+    /// Another switchboard owns the call now.
+    Disowned,
     /// An operator, the API or a drain ends the call.
     Hangup {
         /// Why.
@@ -151,11 +178,18 @@ pub enum Failure {
     Unreachable,
     /// Nobody answered in time.
     Unavailable,
+    /// Somebody else owns the call.
+    Fenced,
     /// Anything else.
     Internal,
 }
 
 impl Failure {
+    /// It may pass: nobody was asked, or nobody answered.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Failure::Busy | Failure::Unavailable)
+    }
+
     /// The cause that a failed step gives its leg.
     pub fn cause(self) -> Cause {
         let (sip_code, kind, text) = match self {
@@ -164,7 +198,7 @@ impl Failure {
             Failure::Unknown => (481, CauseKind::Network, "leg or stream unknown"),
             Failure::Unreachable => (480, CauseKind::Unreachable, "the phone cannot be reached"),
             Failure::Unavailable => (503, CauseKind::Internal, "a part of the system does not answer"),
-            Failure::Internal => (500, CauseKind::Internal, "a part of the system failed"),
+            Failure::Internal | Failure::Fenced => (500, CauseKind::Internal, "a part of the system failed"),
         };
         response::cause(sip_code, kind, text)
     }
@@ -208,6 +242,40 @@ pub enum Request {
     Bridge(Bridge),
 }
 
+/// How long a request is tried again while its callee cannot be reached. All that is tried again acts once however often it
+/// arrives: by its nature, or by its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Once: whoever waits for it does not wait for long.
+    None,
+    /// As long as one request may take: a proxy or an agent that merely starts again is back by then.
+    Short,
+    /// As long as the callee may come back at all: somebody's phone, or a port, hangs on it.
+    Grace,
+}
+
+impl Request {
+    /// Whether a media agent is asked; else a proxy.
+    pub fn is_for_media(&self) -> bool {
+        matches!(self, Request::Create(_) | Request::Update(_) | Request::Destroy(_) | Request::Bridge(_))
+    }
+
+    /// See [`Patience`].
+    pub fn patience(&self) -> Patience {
+        match self {
+            Request::Dial(_) | Request::Ring(_) | Request::Progress(_) | Request::Dtmf(_) | Request::Create(_) => {
+                Patience::None
+            }
+            Request::Reinvite(_) | Request::Update(_) => Patience::Short,
+            Request::Answer(_)
+            | Request::Reject(_)
+            | Request::HangUp(_)
+            | Request::Destroy(_)
+            | Request::Bridge(_) => Patience::Grace,
+        }
+    }
+}
+
 /// What an RPC was for: how its end is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -223,8 +291,10 @@ pub enum Asked {
     JoinCaller(LegIndex),
     /// The caller bridged to the fork.
     Bridge(LegIndex),
-    /// 2xx to a leg; the leg is dead without it.
+    /// 2xx to the caller's INVITE; the call is dead without it.
     Answer,
+    /// 2xx to a re-INVITE of this leg.
+    AnswerChange(LegIndex),
     /// A step of a change.
     Change {
         /// Which change.

@@ -30,7 +30,7 @@ pub fn caller_code(cause: &Cause) -> u16 {
     match cause.sip_code {
         401 | 407 => 403,
         481 => 480,
-        503 if cause.kind != CauseKind::Internal => 500,
+        503 if !matches!(cause.kind, CauseKind::Internal | CauseKind::Crash) => 500,
         code @ 400..=699 => code,
         _ => 480,
     }

@@ -160,6 +160,7 @@ impl Turn<'_> {
     pub(super) fn fork_answered(&mut self, leg: LegIndex, sdp: Option<String>) {
         self.call.state = State::Answering;
         self.call.deadlines.no_answer = None;
+        self.call.callee_answered_ms = Some(self.now.monotonic_ms);
         self.call.winner = Some(leg);
         self.call.winner_sdp = sdp;
         self.call.leg_mut(leg).sip = Sip::Answered;
@@ -297,7 +298,9 @@ impl Turn<'_> {
         call.deadlines.no_answer = None;
         call.deadlines.duration = Some(now_ms + call.timing.duration_ms_max);
         call.leg_mut(CALLER).sip = Sip::Answered;
-        let sdp = call.caller_sdp.clone();
+        // What set-up needed is not kept for the hours of a talk.
+        let sdp = call.caller_sdp.take();
+        call.legs.iter_mut().for_each(|leg| leg.remote_sdp = None);
         let at_unix_ms = call.unix_ms(now_ms);
         self.ask_proxy(CALLER, Asked::Answer, |channel_id| Request::Answer(Answer { channel_id, sdp }));
         self.out.push(Effect::Record(Record::Answered { at_unix_ms }));
@@ -327,7 +330,7 @@ impl Turn<'_> {
     }
 
     /// A fork lost: to another that answered.
-    fn drop_fork(&mut self, leg: LegIndex) {
+    pub(super) fn drop_fork(&mut self, leg: LegIndex) {
         let was = self.call.leg(leg).sip;
         if was == Sip::Gone {
             return;
@@ -356,7 +359,7 @@ impl Turn<'_> {
         self.ask(leg, Asked::Create(leg), To::Media(agent), Request::Create(Box::new(create)));
     }
 
-    fn bridge(&mut self, leg: LegIndex) {
+    pub(super) fn bridge(&mut self, leg: LegIndex) {
         if self.call.bridged == Some(leg) {
             return;
         }

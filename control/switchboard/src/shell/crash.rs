@@ -1,5 +1,6 @@
-//! Calls whose switchboard died: what a row keeps for that case, and closing them at the next start, so that every call
-//! leaves exactly one record. Taking them up again instead is the snapshot's later use.
+//! Calls whose switchboard died and of which nothing is left but their row (it was written, the snapshot was not yet, or is
+//! lost): what a row keeps for that case, and closing them, so that every call leaves exactly one record. The last net,
+//! below `shell/resume`.
 
 use std::time::Duration;
 
@@ -8,12 +9,14 @@ use metrics::Counter;
 use nebula_bus::contract::{
     Cause, CauseKind, ChannelId, InstanceId, Role, StreamId, to_media, to_proxy, to_switchboard,
 };
+use nebula_bus::error::code;
 use nebula_bus::{Bus, Context, Target};
+use nebula_store::calls::CallRow;
 use nebula_store::cdrs::Leg as CdrLeg;
-use nebula_store::{Store, calls, now_unix_ms};
+use nebula_store::{Store, now_unix_ms};
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Shell, Work, record};
+use super::record;
 use crate::call::{Call, Sip};
 use crate::cdr;
 
@@ -46,37 +49,47 @@ pub(super) fn snapshot(call: &Call) -> Option<String> {
     serde_json::to_string(&legs).ok()
 }
 
-impl Shell {
-    /// Closes, once, the calls of switchboards that are not there any more.
-    pub(super) fn sweep_crashed(&self) -> Work {
-        let (bus, store, own) = (self.bus.clone(), self.store.clone(), self.instance.clone());
-        let (crashed, retries) = (self.metrics.crashed.clone(), self.metrics.record_retries.clone());
-        let timeout = self.rpc_timeout();
-        Box::pin(async move {
-            let living = bus.instances(Role::Switchboard);
-            let mut names: Vec<&str> = living.iter().map(|living| living.instance.as_str()).collect();
-            names.push(own.as_str());
-            let rows = match calls::orphans(&store, &names).await {
-                Ok(rows) => rows,
-                Err(error) => {
-                    tracing::error!(%error, "calls of dead switchboards cannot be read; they wait for the next start");
-                    return Done::Swept;
-                }
-            };
-            for rows in rows.chunks(CLOSED_AT_ONCE) {
-                let closed = join_all(rows.iter().map(|row| close(&bus, &store, row, timeout, &retries))).await;
-                crashed.increment(closed.into_iter().filter(|first| *first).count() as u64);
-            }
-            if !rows.is_empty() {
-                tracing::warn!(calls = rows.len(), "closed the calls of dead switchboards");
-            }
-            Done::Swept
-        })
+/// Closes, once, calls of a switchboard that is gone. Those that another one runs by now, or may run, are left alone.
+pub(super) async fn close_all(
+    bus: Bus,
+    store: Store,
+    own: InstanceId,
+    rows: Vec<CallRow>,
+    timeout: Duration,
+    counters: (Counter, Counter),
+) {
+    let (crashed, retries) = counters;
+    let others = bus.instances(Role::Switchboard).into_iter().map(|living| living.instance);
+    let others: Vec<InstanceId> = others.filter(|instance| *instance != own).collect();
+    let mut closed = 0;
+    for rows in rows.chunks(CLOSED_AT_ONCE) {
+        let close = async |row: &CallRow| {
+            let context = Context::new(timeout);
+            !is_run_by(&bus, &others, &row.id, &context).await && close(&bus, &store, row, timeout, &retries).await
+        };
+        closed += join_all(rows.iter().map(close)).await.into_iter().filter(|first| *first).count();
+    }
+    crashed.increment(closed as u64);
+    if closed > 0 {
+        tracing::warn!(calls = closed, "closed calls of switchboards that are gone");
     }
 }
 
+/// Whether another switchboard has the call, or does not say that it has not.
+async fn is_run_by(bus: &Bus, others: &[InstanceId], call_id: &str, context: &Context) -> bool {
+    let ask = async |instance: &InstanceId| {
+        let call = to_switchboard::GetCall { call_id: call_id.into() };
+        let target = Target::Instance(instance.clone());
+        match bus.call::<to_switchboard::CallGet>(&target, call, context).await {
+            Ok(_) => true,
+            Err(error) => !error.is("unknown_call") && !error.is(code::UNKNOWN_INSTANCE),
+        }
+    };
+    join_all(others.iter().map(ask)).await.contains(&true)
+}
+
 /// Ends what is left of a call, and records it with the statistics of the streams that were still carried.
-async fn close(bus: &Bus, store: &Store, row: &calls::CallRow, timeout: Duration, retries: &Counter) -> bool {
+async fn close(bus: &Bus, store: &Store, row: &CallRow, timeout: Duration, retries: &Counter) -> bool {
     let legs: Vec<Leg> = row.snapshot.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let context = Context::new(timeout);
     let answered = row.answered_unix_ms.is_some();

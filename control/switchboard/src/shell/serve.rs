@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use nebula_bus::contract::to_switchboard::*;
-use nebula_bus::contract::{Accepted, CallId, Cause, CauseKind, ChannelId, StreamId};
+use nebula_bus::contract::{Accepted, CallId, Cause, CauseKind, ChannelId, Role, StreamId};
 use nebula_bus::{Context, Error, Request, dispatch};
 
 use super::{Key, Shell};
@@ -38,10 +38,14 @@ impl Shell {
                 Accepted {}
             })),
             DataplaneLost => |p, call| {
+                self.metrics.dataplanes_lost.increment(1);
+                tracing::warn!(media = %p.media, streams = p.streams.len(), "dataplane lost");
                 self.each(|| Input::DataplaneLost { media: p.media.clone() });
                 call.reply(Ok(Accepted {}));
             },
             DataplaneBack => |p, call| {
+                self.metrics.dataplanes_back.increment(1);
+                tracing::warn!(media = %p.media, streams = p.streams.len(), "dataplane back");
                 let alive: Arc<HashSet<StreamId>> = Arc::new(p.streams.into_iter().collect());
                 self.each(|| Input::DataplaneBack { media: p.media.clone(), alive: alive.clone() });
                 call.reply(Ok(Accepted {}));
@@ -64,6 +68,7 @@ impl Shell {
             let call_id = self.calls[key].call.id().clone();
             return reply(Ok(Invited { call_id, switchboard: self.instance.clone() }));
         }
+        self.presence.note(Role::Proxy, &invite.proxy);
         if self.draining {
             self.metrics.refused_draining.increment(1);
             return reply(Err(Error::business("draining", "no new calls").retry_after_s(RETRY_AFTER_S)));
@@ -112,7 +117,7 @@ impl Shell {
     }
 
     /// The same input to every call: for what happens once in a blue moon.
-    fn each(&mut self, input: impl Fn() -> Input) {
+    pub(super) fn each(&mut self, input: impl Fn() -> Input) {
         let keys: Vec<Key> = self.calls.keys().copied().collect();
         for key in keys {
             self.drive(key, input());

@@ -42,7 +42,7 @@ pub struct Script {
 }
 
 pub fn options() -> Options {
-    Options { rpc_timeout_ms: 300, stop_timeout_ms: 5_000, ..Options::default() }
+    Options { rpc_timeout_ms: 300, stop_timeout_ms: 5_000, proxy_grace_s: 1, media_grace_s: 1, switchboard_grace_s: 1, ..Options::default() }
 }
 
 pub fn cause(sip_code: u16, kind: CauseKind) -> Cause {
