@@ -4,7 +4,13 @@
 //! dataplane carries them out in the order in which they were decided. Microseconds a request.
 
 mod dataplane;
+mod kept;
+mod loops;
+mod owner;
 mod stream;
+
+pub use dataplane::{Arrival, Resumption};
+pub use owner::Owner;
 
 use crate::error::Error;
 use crate::nat;
@@ -14,9 +20,10 @@ use crate::options::Options;
 use crate::placement::{PortPair, Ports, Workers};
 use crate::ring_client::Error as RingError;
 use nebula_bus::contract::to_media::{self, Create, Negotiated, Step};
-use nebula_bus::contract::{self, CallId, ChannelId, InstanceId};
+use nebula_bus::contract::{self, InstanceId};
 use nebula_ring::command::{Command, Mode, PayloadTypes, StreamConfig, StreamId};
-use std::collections::{BTreeMap, HashMap};
+use nebula_ring::table::StreamRecord;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use stream::{Place, Stream};
 
@@ -30,6 +37,14 @@ pub struct Agent {
     /// The last stream at each pair of ports; it may be gone.
     by_ports: HashMap<PortPair, StreamId>,
     unclaimed: HashMap<StreamId, Waif>,
+    /// Streams whose snapshots are out of date.
+    changed: BTreeSet<StreamId>,
+    /// Streams that were closed while the dataplane could not be told.
+    ended: HashSet<StreamId>,
+    /// When streams of an earlier agent were taken up, CLOCK_MONOTONIC.
+    restored_at_ms: u64,
+    /// Counts attachments: what belongs to an earlier one is void.
+    attachment: u64,
 }
 
 /// A stream that an earlier agent left behind.
@@ -38,17 +53,6 @@ struct Waif {
     worker: usize,
     ports: PortPair,
     found_at_ms: u64,
-}
-
-/// For whom a stream was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// Its call.
-    pub call_id: CallId,
-    /// Its leg.
-    pub channel_id: ChannelId,
-    /// Whom to tell about it.
-    pub switchboard: InstanceId,
 }
 
 /// What a new stream takes from the system.
@@ -67,6 +71,7 @@ pub struct Draft {
     stream: Stream,
     worker: usize,
     makes_sdp: bool,
+    attachment: u64,
 }
 
 /// A command and the worker it is for.
@@ -77,6 +82,8 @@ pub type Errand = (usize, Command);
 pub struct Farewell {
     /// Its worker, unless it is lost already.
     pub worker: Option<usize>,
+    /// What it had last shown, if its dataplane is gone.
+    pub base: Option<Box<StreamRecord>>,
     /// What was negotiated.
     pub codec: Option<String>,
     /// Our address.
@@ -92,8 +99,18 @@ impl Agent {
     /// Without a dataplane yet.
     pub fn new(options: Options) -> Self {
         let ports = Ports::new(0, 0, 0, []);
-        let (streams, by_ports, unclaimed) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { options, ports, workers: Workers::default(), streams, by_ports, unclaimed }
+        Self {
+            options,
+            ports,
+            workers: Workers::default(),
+            streams: HashMap::new(),
+            by_ports: HashMap::new(),
+            unclaimed: HashMap::new(),
+            changed: BTreeSet::new(),
+            ended: HashSet::new(),
+            restored_at_ms: 0,
+            attachment: 0,
+        }
     }
 
     /// Takes the first step of a new stream and finds a place for it. `route` tells the local address towards a peer.
@@ -101,12 +118,17 @@ impl Agent {
         &mut self,
         create: &Create,
         random: Random,
+        fence: Option<u64>,
         route: impl Fn(IpAddr) -> Option<IpAddr>,
     ) -> Result<Draft, Error> {
         let mut exchange = Exchange::default();
         let makes_sdp = exchange.take(turn(&create.step, self.mirrored_terms(&create.step)?.as_ref()))?;
         let source = create.source.as_deref().and_then(parse_source);
         let local_ip = self.local_ip(&exchange, source, route)?;
+        let is_elsewhere = !is_here(local_ip, source);
+        if is_elsewhere && exchange.remote().is_some_and(|remote| remote.transport.is_loopback()) {
+            return Err(StepError::Loopback.into());
+        }
         let worker = self.workers.join(&create.call_id).ok_or(RingError::Gone)?;
         let Some(ports) = self.ports.take() else {
             self.workers.leave(&create.call_id);
@@ -136,8 +158,21 @@ impl Agent {
             payload_types: PayloadTypes::default(),
         };
         let place = Place::Alive { worker, ports };
-        let stream = Stream { owner, place, exchange, source, partner: None, config, in_doubt: false };
-        let mut draft = Draft { id: StreamId(random.id), stream, worker, makes_sdp };
+        let stream = Stream {
+            owner,
+            place,
+            exchange,
+            source,
+            partner: None,
+            config,
+            in_doubt: false,
+            unanswered: 0,
+            fence: fence.unwrap_or(0),
+            claimed: true,
+            base: None,
+        };
+        let attachment = self.attachment;
+        let mut draft = Draft { id: StreamId(random.id), stream, worker, makes_sdp, attachment };
         self.settle(&mut draft, ports);
         Ok(draft)
     }
@@ -152,18 +187,25 @@ impl Agent {
         Ok(())
     }
 
-    /// The dataplane has it: from now on it is one of ours. Returns its name and the description for its peer.
-    pub fn admit(&mut self, mut draft: Draft) -> (contract::StreamId, Option<String>) {
+    /// The dataplane has it: from now on it is one of ours. Returns its name and the description for its peer. None if that
+    /// dataplane is gone meanwhile.
+    pub fn admit(&mut self, mut draft: Draft) -> Option<(contract::StreamId, Option<String>)> {
+        if draft.attachment != self.attachment {
+            return None;
+        }
         let sdp = if draft.makes_sdp { draft.stream.exchange.render() } else { None };
         self.unclaimed.remove(&draft.id);
         self.by_ports.insert(PortPair::of(draft.stream.config.rtp_port), draft.id);
         self.streams.insert(draft.id, draft.stream);
-        (name(draft.id), sdp)
+        self.changed.insert(draft.id);
+        Some((name(draft.id), sdp))
     }
 
     /// It came to nothing.
     pub fn abandon(&mut self, draft: Draft) {
-        self.free(&draft.stream);
+        if draft.attachment == self.attachment {
+            self.free(&draft.stream);
+        }
     }
 
     /// Takes a step of a stream. Its configuration, and its bridge partner's, follow what is agreed.
@@ -171,6 +213,7 @@ impl Agent {
         let (id, _) = self.alive(id)?;
         let mirrored = self.mirrored_terms(step)?;
         let stream = self.streams.get_mut(&id).ok_or(Error::UnknownStream)?;
+        self.changed.insert(id);
         let makes_sdp = stream.exchange.take(turn(step, mirrored.as_ref()))?;
         let sdp = if makes_sdp { stream.exchange.render() } else { None };
         let (held, partner) = (stream.exchange.is_held(), stream.partner);
@@ -192,15 +235,17 @@ impl Agent {
         errands.extend(self.pair(b, Some(a)));
         errands.extend([a, b].into_iter().filter_map(|id| self.configure(id)));
         errands.push((worker, Command::CreateBridge { a, b }));
+        self.changed.extend([a, b]);
         Ok(errands)
     }
 
-    /// The dataplane may not have carried out an errand: the next step of its stream brings it up to date.
-    pub fn doubt(&mut self, errand: &Errand) {
+    /// An errand was answered; or it may not have been carried out: the next step of its stream brings it up to date.
+    pub fn settle_errand(&mut self, errand: &Errand, done: bool) {
         if let Command::UpdateStream { id, .. } = &errand.1
             && let Some(stream) = self.streams.get_mut(id)
         {
-            stream.in_doubt = true;
+            stream.unanswered = stream.unanswered.saturating_sub(1);
+            stream.in_doubt |= !done;
         }
     }
 
@@ -222,7 +267,11 @@ impl Agent {
         let mut errands: Vec<Errand> = Vec::new();
         errands.extend(farewell.worker.map(|worker| (worker, Command::DestroyStream { id })));
         if let Some(stream) = self.streams.remove(&id) {
+            self.changed.insert(id);
             self.free(&stream);
+            if stream.seat().is_none() && !stream.has_failed() {
+                self.owe_end(id);
+            }
             errands.extend(stream.partner.and_then(|partner| self.widow(partner, id)));
         }
         if let Some(waif) = self.unclaimed.remove(&id) {
@@ -236,7 +285,8 @@ impl Agent {
         let id = parse_name(id)?;
         if let Some(stream) = self.streams.get(&id) {
             let farewell = Farewell {
-                worker: stream.worker(),
+                worker: stream.seat().map(|(worker, _)| worker),
+                base: stream.base.as_ref().filter(|_| stream.worker().is_none()).map(|base| Box::new(base.record)),
                 codec: stream.exchange.codec(),
                 local: Some(SocketAddr::new(stream.config.local_ip, stream.config.rtp_port)),
                 remote: stream.config.remote_rtp,
@@ -244,12 +294,7 @@ impl Agent {
             return Ok((id, farewell));
         }
         let waif = self.unclaimed.get(&id).ok_or(Error::UnknownStream)?;
-        Ok((id, Farewell { worker: Some(waif.worker), codec: None, local: None, remote: None }))
-    }
-
-    /// For whom a stream was made.
-    pub fn owner(&self, id: StreamId) -> Option<&Owner> {
-        self.streams.get(&id).map(|stream| &stream.owner)
+        Ok((id, Farewell { worker: Some(waif.worker), base: None, codec: None, local: None, remote: None }))
     }
 
     /// How many streams it owns.
@@ -306,6 +351,7 @@ impl Agent {
             rtp_port: stream.config.rtp_port,
             // RFC 3264 section 5: it must fit a signed 64-bit integer.
             session_id: draft.id.0 >> 2,
+            loopback: is_here(stream.config.local_ip, stream.source),
         });
         stream.config = stream.wanted_config(&self.options, None, true);
     }
@@ -323,43 +369,8 @@ impl Agent {
         }
         stream.config = config.clone();
         stream.in_doubt = false;
+        stream.unanswered += 1;
         Some((worker, Command::UpdateStream { id, config }))
-    }
-
-    /// Whether what a stream sends to its peer would, over our own ports, bridges and echoes, be sent there again and again:
-    /// two streams that were told each other's ports, or a longer round. A call that comes by a second time is none.
-    fn hears_itself(&self, id: StreamId) -> bool {
-        let mut speakers = vec![id];
-        let mut next = 0;
-        while let Some(speaker) = speakers.get(next).and_then(|speaker| self.streams.get(speaker)) {
-            next += 1;
-            let (rtp, rtcp) = speaker.exchange.remote_addresses();
-            let listeners = [rtp, rtcp].into_iter().flatten().filter_map(|to| self.stream_at(to));
-            for answering in listeners.filter_map(|listener| self.answering(listener)) {
-                if answering == id || speakers.len() == PASSES_MAX {
-                    return true;
-                }
-                if !speakers.contains(&answering) {
-                    speakers.push(answering);
-                }
-            }
-        }
-        false
-    }
-
-    /// Which stream sends on what another has heard: its partner, or itself when it echoes.
-    fn answering(&self, listener: StreamId) -> Option<StreamId> {
-        let stream = self.streams.get(&listener)?;
-        stream.partner.or((stream.config.mode == Mode::Echo).then_some(listener))
-    }
-
-    /// Which of our streams receives at an address.
-    fn stream_at(&self, address: SocketAddr) -> Option<StreamId> {
-        let ports = PortPair::of(address.port());
-        let id = *self.by_ports.get(&ports)?;
-        let config = &self.streams.get(&id).filter(|stream| stream.worker().is_some())?.config;
-        let ips = [config.local_ip, nat::advertised(&self.options, config.local_ip)];
-        (PortPair::of(config.rtp_port) == ports && ips.contains(&address.ip())).then_some(id)
     }
 
     /// Ends whatever partnership a stream is in and begins another.
@@ -373,17 +384,22 @@ impl Agent {
     fn widow(&mut self, id: StreamId, partner: StreamId) -> Option<Errand> {
         let stream = self.streams.get_mut(&id).filter(|stream| stream.partner == Some(partner))?;
         stream.partner = None;
+        self.changed.insert(id);
         if stream.config.mode == Mode::Echo { self.configure(id) } else { None }
     }
 
     fn alive(&self, id: &contract::StreamId) -> Result<(StreamId, usize), Error> {
         let id = parse_name(id)?;
         let stream = self.streams.get(&id).ok_or(Error::UnknownStream)?;
-        Ok((id, stream.worker().ok_or(Error::StreamLost)?))
+        match stream.place {
+            Place::Alive { worker, .. } => Ok((id, worker)),
+            Place::Returning { .. } | Place::Waiting { .. } => Err(Error::StreamReturning),
+            Place::Failed { .. } => Err(Error::StreamLost),
+        }
     }
 
     fn free(&mut self, stream: &Stream) {
-        if let Place::Alive { ports, .. } = stream.place {
+        if let Some((_, ports)) = stream.seat() {
             self.ports.release(ports);
             self.workers.leave(&stream.owner.call_id);
         }
@@ -402,9 +418,10 @@ impl Draft {
     }
 }
 
-/// Times that one packet may pass through streams of this agent, as a call does that is forwarded out and comes in again;
-/// more are taken for a loop.
-const PASSES_MAX: usize = 16;
+/// Whether a peer is on this host: reached from loopback, or its SIP came from there.
+fn is_here(local_ip: IpAddr, source: Option<IpAddr>) -> bool {
+    local_ip.is_loopback() || source.is_some_and(|source| source.is_loopback())
+}
 
 /// TEST-NET-1 (RFC 5737): routed like any foreign address. For a peer of whom nothing is known.
 const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));

@@ -3,7 +3,11 @@
 use crate::offer_answer;
 use crate::ring_client;
 use nebula_bus::Error as BusError;
+use nebula_bus::error::code;
 use nebula_ring::event::Reason;
+
+/// When to try again what had no room: about when some call may have ended.
+const RETRY_AFTER_S: u32 = 2;
 
 /// Why a request was refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +15,18 @@ pub enum Error {
     /// Neither the agent nor the dataplane has a stream of this name.
     #[error("no such stream")]
     UnknownStream,
-    /// It was lost with its dataplane; all one can do is destroy it.
+    /// Its dataplane is gone, and it is not yet there again.
+    #[error("the stream is being made again in another dataplane")]
+    StreamReturning,
+    /// Somebody with a higher fence commands it.
+    #[error("fence {fence} is lower than {seen}: another switchboard has taken the call over")]
+    Fenced {
+        /// As it came.
+        fence: u64,
+        /// The highest so far.
+        seen: u64,
+    },
+    /// It was lost with its dataplane and could not be made again; all one can do is destroy it.
     #[error("the stream was lost with its dataplane")]
     StreamLost,
     /// The step was refused.
@@ -47,15 +62,19 @@ impl From<Error> for BusError {
             Error::UnknownStream | Error::Dataplane(Refused(Reason::UnknownStream)) => {
                 BusError::business("unknown_stream", text)
             }
+            Error::StreamReturning => BusError::transient("stream_returning", text),
+            Error::Fenced { .. } => BusError::permanent(code::FENCED, text),
             Error::StreamLost => BusError::business("stream_lost", text),
             Error::Negotiation(why) => BusError::business(why.code(), text),
             Error::SameStream => BusError::business("same_stream", text),
             Error::DifferentWorkers { .. } => BusError::business("different_workers", text),
-            Error::NoPorts | Error::Dataplane(Refused(Reason::PortInUse)) => BusError::transient("no_ports", text),
-            Error::Dataplane(Busy) => BusError::transient("busy", text),
+            Error::NoPorts | Error::Dataplane(Refused(Reason::PortInUse)) => {
+                BusError::transient("no_ports", text).retry_after_s(RETRY_AFTER_S)
+            }
+            Error::Dataplane(Busy) => BusError::transient("busy", text).retry_after_s(RETRY_AFTER_S),
             Error::Dataplane(Gone | TimedOut) => BusError::transient("no_dataplane", text),
             Error::Dataplane(Refused(Reason::TableFull | Reason::NoFileDescriptor)) => {
-                BusError::transient("dataplane_full", text)
+                BusError::transient("dataplane_full", text).retry_after_s(RETRY_AFTER_S)
             }
             Error::Dataplane(Refused(_)) | Error::NoRandom => BusError::permanent("internal", text),
         }

@@ -47,7 +47,7 @@ pub async fn start(options: Options, bus: Bus, member: Membership) -> Result<Han
     let timeout = Duration::from_millis(options.command_timeout_ms.into());
     let (ring, news, stay_attached) = RingClient::new(options.dataplane_socket.clone(), timeout, stop.clone());
     let inbox = bus.serve(Role::Media, instance.clone());
-    let service = Arc::new(Service::new(options, bus, instance.clone(), ring, stop.clone()));
+    let service = Arc::new(Service::new(options, bus, member, ring, stop.clone()));
     tasks.spawn(stay_attached);
     tasks.spawn(service.clone().run(inbox, news));
     tasks.close();
@@ -75,6 +75,11 @@ impl Handle {
     pub async fn drained(&self) {
         // The sender lives in `self`.
         let _ = self.service.streams().wait_for(|count| *count == 0).await;
+    }
+
+    /// Waits until all that is to survive this process is kept elsewhere.
+    pub async fn kept(&self) {
+        self.service.kept().await;
     }
 
     /// Stops it. Streams that are left flow on in the dataplane.

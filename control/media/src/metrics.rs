@@ -103,6 +103,12 @@ impl Exporter {
         metrics::gauge!(LATCHED).set(found.iter().filter(|it| it.record.is(FLAG_LATCHED)).count() as f64);
     }
 
+    /// The dataplane is gone: what was seen stays known, for streams that go on count on.
+    pub fn suspend(&mut self) {
+        metrics::gauge!(STREAMS).set(0.0);
+        metrics::gauge!(LATCHED).set(0.0);
+    }
+
     /// Hands what has grown to the recorder.
     pub fn publish(&mut self, segment: &Segment, free_ports: usize) {
         let growth = std::mem::take(&mut self.growth);

@@ -60,6 +60,9 @@ pub enum Error {
         /// As it stood there.
         address: String,
     },
+    /// A peer that is not on this host wants media at a loopback address: it would be sent to ourselves.
+    #[error("a loopback address means nothing to a phone that is elsewhere")]
+    Loopback,
     /// Well-formed, but nothing we can carry.
     #[error(transparent)]
     Incompatible(#[from] Incompatible),

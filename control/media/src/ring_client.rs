@@ -26,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 pub const OUTSTANDING_MAX: usize = 1024;
 /// News that may wait for the agent; then the event rings fill, and the dataplane counts what it drops.
 const NEWS_MAX: usize = 1024;
-/// The first pause between attempts to attach; it doubles each time.
-const ATTACH_PAUSE_MS_MIN: u64 = 20;
+/// The first pause between attempts to attach. A dataplane that has just gone is started again at once.
+const ATTACH_PAUSE_MS_MIN: u64 = 10;
+/// Attempts before the pauses begin to double.
+const ATTACH_ATTEMPTS_QUICK: u32 = 200;
 /// The longest such pause.
 const ATTACH_PAUSE_MS_MAX: u64 = 1_000;
 
@@ -123,13 +125,13 @@ impl RingClient {
     }
 
     async fn stay_attached(&self, path: &Path, news: mpsc::Sender<News>) {
-        let mut pause_ms = ATTACH_PAUSE_MS_MIN;
+        let (mut pause_ms, mut attempts) = (ATTACH_PAUSE_MS_MIN, 0);
         loop {
             let path = path.to_owned();
             let attached = tokio::task::spawn_blocking(move || Dataplane::attach(&path)).await;
             match attached {
                 Ok(Ok(attached)) => {
-                    pause_ms = ATTACH_PAUSE_MS_MIN;
+                    (pause_ms, attempts) = (ATTACH_PAUSE_MS_MIN, 0);
                     match self.serve(attached, &news).await {
                         Ok(Lost::Died) => {}
                         Ok(Lost::Superseded) => return drop(news.send(News::Superseded).await),
@@ -140,7 +142,10 @@ impl RingClient {
                 Err(error) => tracing::error!(%error, "attaching to the dataplane panicked"),
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-            pause_ms = (pause_ms * 2).min(ATTACH_PAUSE_MS_MAX);
+            attempts += 1;
+            if attempts > ATTACH_ATTEMPTS_QUICK {
+                pause_ms = (pause_ms * 2).min(ATTACH_PAUSE_MS_MAX);
+            }
         }
     }
 

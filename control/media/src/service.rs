@@ -5,6 +5,8 @@
 //! in the order in which they were asked for.
 
 mod news;
+mod recovery;
+mod reports;
 
 use crate::agent::{Agent, Draft, Errand, Farewell, Random};
 use crate::error::Error;
@@ -13,20 +15,21 @@ use crate::options::Options;
 use crate::ring_client::{Error as RingError, News, RingClient};
 use crate::{route, stats};
 use nebula_bus::contract::to_media::{
-    Bridge, BridgeCreate, BridgeDestroy, Create, Created, Negotiated, Stream, StreamCreate, StreamDestroy, StreamGet,
-    StreamUpdate, Update,
+    AdoptStreams, AdoptedStreams, Bridge, BridgeCreate, BridgeDestroy, Create, Created, Negotiated, Stream,
+    StreamAdopt, StreamCreate, StreamDestroy, StreamGet, StreamUpdate, Update,
 };
-use nebula_bus::contract::{Accepted, InstanceId, StreamStats};
-use nebula_bus::{Bus, Inbox, Request, dispatch};
-use nebula_ring::command::{Command, StreamId};
+use nebula_bus::contract::{Accepted, InstanceId, StreamId, StreamStats};
+use nebula_bus::snapshots::Snapshots;
+use nebula_bus::{Bus, Context, Inbox, Membership, Request, dispatch};
+use nebula_ring::command::Command;
 use nebula_ring::event::Reason;
 use nebula_ring::segment::Segment;
 use nebula_ring::table::StreamRecord;
-use std::collections::HashMap;
+use reports::Reports;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,11 +48,13 @@ pub(crate) struct Service {
     instance: InstanceId,
     ring: RingClient,
     agent: Mutex<Agent>,
+    snapshots: Snapshots,
+    reports: Reports,
     /// The attached dataplane's.
     segment: Mutex<Option<Segment>>,
-    /// The last records of streams that were lost with their dataplane, until they are destroyed: they are billed too.
-    last_records: Mutex<HashMap<StreamId, StreamRecord>>,
     exporter: Mutex<Exporter>,
+    /// Since when there has been no dataplane, until all is well again.
+    lost_at: Mutex<Option<Instant>>,
     attached: AtomicBool,
     draining: AtomicBool,
     streams: watch::Sender<usize>,
@@ -58,19 +63,31 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub fn new(options: Options, bus: Bus, instance: InstanceId, ring: RingClient, stop: CancellationToken) -> Self {
+    /// With the streams that an agent of the same name had kept; they wait for the dataplane.
+    pub fn new(options: Options, bus: Bus, member: Membership, ring: RingClient, stop: CancellationToken) -> Self {
         Exporter::describe();
+        recovery::describe();
+        let mut agent = Agent::new(options);
+        let kept = member.restored.iter().map(|(key, bytes)| (key.as_str(), &bytes[..]));
+        for (key, error) in agent.restore(kept, now_ms()) {
+            tracing::error!(%key, %error, "a stream of the process before cannot be taken up");
+            member.snapshots.delete(key);
+        }
+        let count = agent.stream_count();
+        tracing::info!(streams = count, "took up what was kept");
         Self {
             bus,
-            instance,
+            instance: member.instance,
             ring,
-            agent: Mutex::new(Agent::new(options)),
+            agent: Mutex::new(agent),
+            snapshots: member.snapshots,
+            reports: Reports::default(),
             segment: Mutex::new(None),
-            last_records: Mutex::default(),
             exporter: Mutex::default(),
+            lost_at: Mutex::default(),
             attached: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            streams: watch::Sender::new(0),
+            streams: watch::Sender::new(count),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -90,14 +107,25 @@ impl Service {
         self.streams.subscribe()
     }
 
+    /// See `Handle::kept`.
+    pub async fn kept(&self) {
+        self.snapshots.flush().await;
+    }
+
     /// Until `stop`; then waits for the requests under way.
     pub async fn run(self: Arc<Self>, mut inbox: Inbox, mut news: mpsc::Receiver<News>) {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut given_up = false;
         // Not attached yet: nobody should send calls here.
         self.announce();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
+                () = self.snapshots.fenced(), if !given_up => {
+                    given_up = true;
+                    tracing::error!(instance = %self.instance, "another media agent of this name has taken over");
+                    self.drain();
+                }
                 Some(news) = news.recv() => self.learn(news),
                 request = inbox.recv() => match request {
                     Some(request) => self.answer(request),
@@ -114,7 +142,7 @@ impl Service {
     fn answer(self: &Arc<Self>, request: Request) {
         dispatch!(request; {
             StreamCreate => |create, call| {
-                let (service, created) = (self.clone(), self.clone().create(create));
+                let (service, created) = (self.clone(), self.clone().create(create, call.context().fence));
                 self.tasks.spawn(async move {
                     let created = created.await;
                     if let Ok(Created { stream_id, .. }) = &created
@@ -127,32 +155,66 @@ impl Service {
                 });
             },
             StreamUpdate => |update, call| {
-                let updated = self.update(&update);
+                let updated = self.allowed(&[&update.stream_id], call.context()).map(|()| self.update(&update));
+                let updated = async move { updated?.await };
                 self.tasks.spawn(async move { call.reply(updated.await.map_err(Into::into)) });
             },
             BridgeCreate => |bridge, call| {
-                let bridged = self.bridge(&bridge);
+                let bridged = self.allowed(&[&bridge.a, &bridge.b], call.context()).map(|()| self.bridge(&bridge));
+                let bridged = async move { bridged?.await };
                 self.tasks.spawn(async move { call.reply(bridged.await.map_err(Into::into)) });
             },
             BridgeDestroy => |bridge, call| {
-                let parted = self.unbridge(&bridge);
+                let parted = self.allowed(&[&bridge.a, &bridge.b], call.context()).map(|()| self.unbridge(&bridge));
+                let parted = async move { parted?.await };
                 self.tasks.spawn(async move { call.reply(parted.await.map_err(Into::into)) });
             },
             StreamDestroy => |stream, call| {
-                let destroyed = self.clone().destroy(&stream);
+                let destroyed =
+                    self.allowed(&[&stream.stream_id], call.context()).map(|()| self.clone().destroy(&stream));
+                let destroyed = async move { destroyed?.await };
                 self.tasks.spawn(async move { call.reply(destroyed.await.map_err(Into::into)) });
             },
             StreamGet => |stream, call| call.reply(self.stats(&stream).map_err(Into::into)),
+            StreamAdopt => |adopt, call| call.reply(self.adopt(&adopt).map_err(Into::into)),
         });
     }
 }
 
 /// Requests. The part before the future is done when the function returns.
 impl Service {
-    fn create(self: Arc<Self>, create: Create) -> impl Future<Output = Result<Created, Error>> + Send + use<> {
+    /// Whether whoever asks may command these streams.
+    fn allowed(&self, streams: &[&StreamId], context: &Context) -> Result<(), Error> {
+        lock(&self.agent).authorise(streams, context.fence)
+    }
+
+    fn adopt(self: &Arc<Self>, adopt: &AdoptStreams) -> Result<AdoptedStreams, Error> {
+        let mut agent = lock(&self.agent);
+        let alive = agent.adopt(adopt)?;
+        self.keep(&mut agent);
+        drop(agent);
+        self.readdress_reports(&adopt.switchboard);
+        Ok(AdoptedStreams { alive })
+    }
+
+    /// Hands on what has changed of the streams, to be kept.
+    fn keep(&self, agent: &mut Agent) {
+        for (key, value) in agent.take_changes(now_ms()) {
+            match value {
+                Some(value) => self.snapshots.put(key, value),
+                None => self.snapshots.delete(key),
+            }
+        }
+    }
+
+    fn create(
+        self: Arc<Self>,
+        create: Create,
+        fence: Option<u64>,
+    ) -> impl Future<Output = Result<Created, Error>> + Send + use<> {
         let first = random().and_then(|random| {
             let mut agent = lock(&self.agent);
-            let draft = agent.draft(&create, random, route::towards)?;
+            let draft = agent.draft(&create, random, fence, route::towards)?;
             let (worker, command) = draft.errand();
             let answer = self.ring.submit(worker, &command);
             Ok((draft, answer))
@@ -160,12 +222,18 @@ impl Service {
         async move {
             let (mut draft, answer) = first?;
             match self.place(&mut draft, answer).await {
-                Ok(()) => Ok(self.admit(draft)),
+                Ok(()) => {
+                    let errand = draft.undoing();
+                    let created = self.admit(draft);
+                    if created.is_err() {
+                        self.insist(errand);
+                    }
+                    created
+                }
                 Err(error) => {
                     if error == Error::Dataplane(RingError::TimedOut) {
                         // It may come to be yet, and nobody would know of it.
-                        let errand = draft.undoing();
-                        self.tasks.spawn(insist(self.ring.clone(), self.ring.submit(errand.0, &errand.1), errand));
+                        self.insist(draft.undoing());
                     }
                     lock(&self.agent).abandon(draft);
                     Err(error)
@@ -193,17 +261,19 @@ impl Service {
         Ok(answer?)
     }
 
-    fn admit(&self, draft: Draft) -> Created {
+    fn admit(&self, draft: Draft) -> Result<Created, Error> {
         let mut agent = lock(&self.agent);
-        let (stream_id, sdp) = agent.admit(draft);
+        let (stream_id, sdp) = agent.admit(draft).ok_or(RingError::Gone)?;
+        self.keep(&mut agent);
         self.streams.send_replace(agent.stream_count());
-        Created { stream_id, media: self.instance.clone(), sdp }
+        Ok(Created { stream_id, media: self.instance.clone(), sdp })
     }
 
     fn update(self: &Arc<Self>, update: &Update) -> impl Future<Output = Result<Negotiated, Error>> + Send + use<> {
         let mut agent = lock(&self.agent);
         let stepped = agent.step(&update.stream_id, &update.step);
         let done = stepped.map(|(negotiated, errands)| (negotiated, self.submit(errands)));
+        self.keep(&mut agent);
         async move {
             let (negotiated, done) = done?;
             done.await?;
@@ -214,6 +284,7 @@ impl Service {
     fn bridge(self: &Arc<Self>, bridge: &Bridge) -> impl Future<Output = Result<Accepted, Error>> + Send + use<> {
         let mut agent = lock(&self.agent);
         let done = agent.bridge(&bridge.a, &bridge.b).map(|errands| self.submit(errands));
+        self.keep(&mut agent);
         async move {
             done?.await?;
             Ok(Accepted {})
@@ -223,6 +294,7 @@ impl Service {
     fn unbridge(self: &Arc<Self>, bridge: &Bridge) -> impl Future<Output = Result<Accepted, Error>> + Send + use<> {
         let mut agent = lock(&self.agent);
         let done = agent.unbridge(&bridge.a, &bridge.b).map(|errands| self.submit(errands));
+        self.keep(&mut agent);
         async move {
             done?.await?;
             Ok(Accepted {})
@@ -235,12 +307,10 @@ impl Service {
         let mut agent = lock(&self.agent);
         let destroyed = agent.destroy(&stream.stream_id).map(|(id, farewell, errands)| {
             let before = self.record(id, farewell.worker);
-            let closing: Vec<_> = errands
-                .into_iter()
-                .map(|errand| insist(self.ring.clone(), self.ring.submit(errand.0, &errand.1), errand))
-                .collect();
+            let closing: Vec<_> = errands.into_iter().map(|errand| self.closing(errand)).collect();
             (id, farewell, before, closing)
         });
+        self.keep(&mut agent);
         self.streams.send_replace(agent.stream_count());
         drop(agent);
         async move {
@@ -249,9 +319,8 @@ impl Service {
                 closed.await;
             }
             let record = self.record(id, farewell.worker).or(before);
-            match &record {
-                Some(record) if farewell.worker.is_some() => lock(&self.exporter).settle(record),
-                _ => drop(lock(&self.last_records).remove(&id)),
+            if let Some(record) = record.as_ref().filter(|_| farewell.worker.is_some()) {
+                lock(&self.exporter).settle(record);
             }
             Ok(final_stats(record.as_ref(), farewell))
         }
@@ -262,8 +331,8 @@ impl Service {
         Ok(final_stats(self.record(id, farewell.worker).as_ref(), farewell))
     }
 
-    fn record(&self, id: StreamId, worker: Option<usize>) -> Option<StreamRecord> {
-        let Some(worker) = worker else { return lock(&self.last_records).get(&id).copied() };
+    fn record(&self, id: nebula_ring::StreamId, worker: Option<usize>) -> Option<StreamRecord> {
+        let worker = worker?;
         let segment = lock(&self.segment).clone()?;
         (worker < segment.sizes().workers).then(|| segment.table(worker).find(id))?
     }
@@ -277,9 +346,7 @@ impl Service {
             let mut all = Ok(());
             for (answer, errand) in answers {
                 let answer = answer.await;
-                if answer.is_err() {
-                    lock(&service.agent).doubt(&errand);
-                }
+                lock(&service.agent).settle_errand(&errand, answer.is_ok());
                 all = all.and(answer);
             }
             Ok(all?)
@@ -287,23 +354,43 @@ impl Service {
     }
 }
 
-/// A stream's end must arrive, or it would flow on unowned. A dataplane that is gone has ended it already.
-async fn insist(ring: RingClient, first: impl Future<Output = Result<(), RingError>> + Send, errand: Errand) {
-    let (worker, command) = errand;
-    let mut answer = first.await;
-    let mut pause = DESTROY_PAUSE;
-    for _ in 1..DESTROY_ATTEMPTS_MAX {
-        if !matches!(answer, Err(RingError::Busy | RingError::TimedOut)) {
-            break;
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-        let again = ring.submit(worker, &command);
-        answer = again.await;
+/// Ends of streams.
+impl Service {
+    /// Sends a stream's end, in a task of its own.
+    fn insist(self: &Arc<Self>, errand: Errand) {
+        self.tasks.spawn(self.closing(errand));
     }
-    match answer {
-        Ok(()) | Err(RingError::Gone | RingError::Refused(Reason::UnknownStream)) => {}
-        Err(error) => tracing::error!(%error, id = stream_of(&command), "a stream was not closed"),
+
+    /// Sends a stream's end at once. It must arrive, or the stream would flow on unowned; a dataplane that is gone has ended
+    /// it already, unless only the way to it was cut.
+    fn closing(self: &Arc<Self>, errand: Errand) -> impl Future<Output = ()> + Send + use<> {
+        let (worker, command) = errand;
+        let first = self.ring.submit(worker, &command);
+        let service = self.clone();
+        async move {
+            let mut answer = first.await;
+            let mut pause = DESTROY_PAUSE;
+            for _ in 1..DESTROY_ATTEMPTS_MAX {
+                if !matches!(answer, Err(RingError::Busy | RingError::TimedOut)) {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                let again = service.ring.submit(worker, &command);
+                answer = again.await;
+            }
+            match answer {
+                Ok(()) | Err(RingError::Refused(Reason::UnknownStream)) => {}
+                Err(error) => {
+                    if let Command::DestroyStream { id } = command {
+                        lock(&service.agent).owe_end(id);
+                    }
+                    if error != RingError::Gone {
+                        tracing::error!(%error, id = stream_of(&command), "a stream was not closed");
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -317,9 +404,9 @@ fn stream_of(command: &Command) -> u64 {
     }
 }
 
-/// The table's word; without a record (a stream that died with its dataplane) what the agent knows itself.
+/// The table's word, or the last one of a dataplane that is gone; without a record what the agent knows itself.
 fn final_stats(record: Option<&StreamRecord>, farewell: Farewell) -> StreamStats {
-    match record {
+    match record.or(farewell.base.as_deref()) {
         Some(record) => stats::of(record, farewell.codec),
         None => StreamStats {
             codec: farewell.codec,

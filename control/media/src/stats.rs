@@ -1,5 +1,6 @@
 //! A stream's statistics: from its record in the dataplane's table to what the contract says. Pure.
 
+use crate::reconcile::Found;
 use nebula_bus::contract::StreamStats;
 use nebula_ring::segment::Segment;
 use nebula_ring::table::StreamRecord;
@@ -26,11 +27,13 @@ pub fn of(record: &StreamRecord, codec: Option<String>) -> StreamStats {
 }
 
 /// All streams of all workers.
-pub fn read_all(segment: &Segment) -> Vec<crate::reconcile::Found> {
-    let tables = (0..segment.sizes().workers).map(|worker| (worker, segment.table(worker)));
-    tables
-        .flat_map(|(worker, table)| {
-            table.iter().map(move |record| crate::reconcile::Found { worker, record }).collect::<Vec<_>>()
-        })
-        .collect()
+pub fn read_all(segment: &Segment) -> Vec<Found> {
+    let worker_s = |worker| segment.table(worker).iter().map(|record| Found { worker, record }).collect::<Vec<_>>();
+    (0..segment.sizes().workers).flat_map(worker_s).collect()
+}
+
+/// All streams that a dead dataplane has left in its tables.
+pub fn read_remains(segment: &Segment) -> Vec<Found> {
+    let worker_s = |worker| segment.table(worker).remains().map(|record| Found { worker, record }).collect::<Vec<_>>();
+    (0..segment.sizes().workers).flat_map(worker_s).collect()
 }

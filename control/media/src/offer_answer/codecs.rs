@@ -3,13 +3,14 @@
 //! Called by `sdp` (reading) and `negotiate` (matching); pure, no state. RFC 3551 section 6 (static numbers), RFC 4855
 //! (names are case-insensitive), RFC 7587 (Opus), RFC 4733 (telephone-event).
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The highest payload type number.
 pub const NUMBER_MAX: u8 = 127;
 
 /// A codec's identity. Two formats with equal codecs (and equal `IDENTITY_PARAMETERS`) carry the same bits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Codec {
     /// The encoding name, in upper case.
     name: String,
@@ -50,7 +51,7 @@ impl fmt::Display for Codec {
 }
 
 /// One format of a media line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
     /// The payload type.
     pub number: u8,

@@ -18,6 +18,7 @@ use super::negotiate::{self, Agreed, Numbers};
 use super::sdp::{self, Description, Direction, Endpoint, Line, LocalDescription, Profile, Terms};
 use super::{Error, Incompatible};
 use nebula_ring::command::PayloadTypes;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// One turn of the exchange. Mirrored terms are those of the other leg; none means our own.
@@ -36,23 +37,24 @@ pub enum Turn<'a> {
 }
 
 /// The exchange of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Exchange {
     endpoint: Option<Endpoint>,
     session: Option<Session>,
     pending: Option<Pending>,
     numbers: Numbers,
+    #[serde(with = "written")]
     written: Option<sdp_types::Session>,
     version: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Pending {
     Received(Description),
     Sent(LocalDescription),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Session {
     local: LocalDescription,
     remote: Description,
@@ -61,6 +63,21 @@ struct Session {
     muxed: bool,
     remote_rtp: Option<SocketAddr>,
     remote_rtcp: Option<SocketAddr>,
+}
+
+/// What was last written, as the text that it is.
+mod written {
+    use sdp_types::Session;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(written: &Option<Session>, to: S) -> Result<S::Ok, S::Error> {
+        written.as_ref().map(Session::to_string).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Session>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| Session::parse(text.as_bytes()).map_err(D::Error::custom)).transpose()
+    }
 }
 
 impl Exchange {
@@ -104,7 +121,7 @@ impl Exchange {
 
     fn remote_offer(&mut self, text: &str) -> Result<(), Error> {
         let offer = sdp::read_offer(text, self.session.as_ref().map(|session| session.local.carried))?;
-        self.check_family(&offer)?;
+        self.check_address(&offer)?;
         self.numbers.remember(&offer.terms.formats);
         self.pending = Some(Pending::Received(offer));
         Ok(())
@@ -132,7 +149,7 @@ impl Exchange {
             _ => return Err(self.wrong_step("RemoteAnswer")),
         };
         let remote = sdp::read_answer(text, local.carried)?;
-        self.check_family(&remote)?;
+        self.check_address(&remote)?;
         let agreed = negotiate::agree(&local.terms.formats, &remote.terms.formats)?;
         self.numbers.remember(&remote.terms.formats);
         let local = local.clone();
@@ -177,9 +194,11 @@ impl Exchange {
         self.pending = None;
     }
 
-    fn check_family(&self, remote: &Description) -> Result<(), Incompatible> {
+    /// Before the endpoint is known, whoever places it asks.
+    fn check_address(&self, remote: &Description) -> Result<(), Error> {
         match self.endpoint {
-            Some(here) if here.ip.is_ipv6() != remote.transport.ipv6 => Err(Incompatible::AddressFamily),
+            Some(here) if here.ip.is_ipv6() != remote.transport.ipv6 => Err(Incompatible::AddressFamily.into()),
+            Some(here) if !here.loopback && remote.transport.is_loopback() => Err(Error::Loopback),
             _ => Ok(()),
         }
     }

@@ -6,13 +6,14 @@ use super::Incompatible;
 use super::codecs::{self, Format, NUMBER_MAX};
 use super::sdp::{Direction, Terms};
 use nebula_ring::command::{PAYLOAD_TYPES_MAX, PayloadType, PayloadTypes};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What we offer of our own accord.
 const OWN_PTIME_MS: u16 = 20;
 
 /// One format that both ends of a leg know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreed {
     /// As our description has it: its number is what the peer sends.
     pub ours: Format,
@@ -21,7 +22,7 @@ pub struct Agreed {
 }
 
 /// The payload type numbers a leg has used so far. A number keeps its meaning while the leg lives (section 8.3.2).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Numbers(BTreeMap<u8, Format>);
 
 impl Numbers {

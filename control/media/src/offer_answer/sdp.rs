@@ -21,10 +21,11 @@
 use super::codecs::{Format, NUMBER_MAX};
 use super::{Error, FORMATS_MAX, Incompatible, MEDIA_LINES_MAX, SDP_BYTES_MAX};
 use sdp_types::{Attribute, Connection, Media, Origin, Session, Time};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 /// What the peer said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Its media lines in their order.
     pub lines: Vec<Line>,
@@ -37,7 +38,7 @@ pub struct Description {
 }
 
 /// What is remembered of a media line, to hold its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// `audio`, `video`, ...
     pub media: String,
@@ -48,7 +49,7 @@ pub struct Line {
 }
 
 /// The hop-by-hop part of an audio line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transport {
     /// RTP/AVP or RTP/AVPF.
     pub profile: Profile,
@@ -63,7 +64,7 @@ pub struct Transport {
 }
 
 /// The end-to-end part of an audio line: what is mirrored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// Which way media flows, seen from who wrote the description.
     pub direction: Direction,
@@ -76,7 +77,7 @@ pub struct Terms {
 }
 
 /// The RTP profiles that are carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Profile {
     /// RFC 3551.
     #[default]
@@ -99,7 +100,7 @@ impl Profile {
 }
 
 /// Which way media flows, seen from who says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Direction {
     /// Whether it sends.
     pub send: bool,
@@ -264,7 +265,7 @@ fn valued<'a>(media: &'a Media, name: &'static str, number: u8) -> impl Iterator
 }
 
 /// What we say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalDescription {
     /// All media lines; all but the carried one are rejected.
     pub lines: Vec<Line>,
@@ -279,7 +280,7 @@ pub struct LocalDescription {
 }
 
 /// Where we receive, and how the session is named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The address that peers can reach.
     pub ip: IpAddr,
@@ -287,6 +288,15 @@ pub struct Endpoint {
     pub rtp_port: u16,
     /// The `sess-id` of `o=`.
     pub session_id: u64,
+    /// Whether the peer is on this host, so that loopback addresses mean something between us.
+    pub loopback: bool,
+}
+
+impl Transport {
+    /// Whether the peer wants media at a loopback address: ours, as it would turn out.
+    pub fn is_loopback(&self) -> bool {
+        [self.rtp, self.rtcp].iter().flatten().any(|at| at.ip().to_canonical().is_loopback())
+    }
 }
 
 /// Builds a description, without its version.

@@ -1,46 +1,44 @@
 //! What the dataplane tells, and the sweep over its tables: who is to hear of it, and what is to be closed.
 
-use super::{Service, insist, lock, now_ms, random};
-use crate::agent::BySwitchboard;
+use super::{Service, lock, now_ms, random};
+use crate::agent::Owner;
 use crate::ring_client::News;
+use crate::service::reports::Kind;
 use crate::stats;
-use nebula_bus::contract::to_switchboard::{
-    DataplaneBack, DataplaneLost, DataplaneState, StreamEvent, StreamTimeout, StreamUp,
-};
-use nebula_bus::contract::{Accepted, InstanceId, Method, Role};
-use nebula_bus::{Announcement, Context, Target};
+use nebula_bus::contract::Role;
+use nebula_bus::contract::to_switchboard::{CallGet, GetCall};
+use nebula_bus::{Announcement, Category, Context, Target};
 use nebula_ring::command::StreamId;
 use nebula_ring::segment::Segment;
 use nebula_ring::table::FLAG_TIMED_OUT;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a switchboard is told something again that it did not take.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a switchboard may take to say whether it has a call.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Service {
-    pub(super) fn learn(&self, news: News) {
+    pub(super) fn learn(self: &Arc<Self>, news: News) {
         match news {
-            News::Up { id, remote } => self.tell_of::<StreamUp>(id, Some(remote)),
-            News::Silent { id } => self.tell_of::<StreamTimeout>(id, None),
+            News::Up { id, remote } => {
+                self.keep_peer(id);
+                self.report(id, Kind::Up { remote });
+            }
+            News::Silent { id } => self.report(id, Kind::Silent),
             News::Attached(segment) => {
                 let found = stats::read_all(&segment);
                 let random = random().map_or(0, |random| random.id);
-                let back = lock(&self.agent).attached(segment.sizes().workers, &found, random, now_ms());
+                let arrival = lock(&self.agent).attached(segment.sizes().workers, &found, random, now_ms());
                 *lock(&self.segment) = Some(segment);
                 self.attached.store(true, Ordering::Relaxed);
+                self.recover(arrival);
                 self.announce();
-                self.tell_all::<DataplaneBack>(back);
             }
             News::Lost(segment) => {
                 self.attached.store(false, Ordering::Relaxed);
-                self.keep_last_records(&segment);
-                let lost = lock(&self.agent).lost(now_ms());
-                let count: usize = lost.values().map(Vec::len).sum();
-                tracing::error!(streams = count, pid = segment.pid(), "the dataplane is gone");
+                self.keep_remains(&segment);
                 self.announce();
-                self.tell_all::<DataplaneLost>(lost);
             }
             News::Superseded => {
                 self.attached.store(false, Ordering::Relaxed);
@@ -51,20 +49,37 @@ impl Service {
     }
 
     /// The segment outlives the dataplane, but not its successor.
-    fn keep_last_records(&self, segment: &Segment) {
-        let found = stats::read_all(segment);
-        let agent = lock(&self.agent);
-        let ours =
-            found.iter().map(|it| (StreamId(it.record.id), it.record)).filter(|(id, _)| agent.owner(*id).is_some());
-        lock(&self.last_records).extend(ours);
+    fn keep_remains(self: &Arc<Self>, segment: &Segment) {
+        let found = stats::read_remains(segment);
+        let mut agent = lock(&self.agent);
+        let lost = agent.lost(&found, now_ms());
+        self.keep(&mut agent);
         let mut exporter = lock(&self.exporter);
         exporter.sweep(&found);
         exporter.publish(segment, agent.free_ports());
-        exporter.sweep(&[]);
+        exporter.suspend();
+        drop((exporter, agent));
         *lock(&self.segment) = None;
+        let count: usize = lost.values().map(Vec::len).sum();
+        *lock(&self.lost_at) = Some(Instant::now());
+        metrics::counter!(super::recovery::LOST).increment(1);
+        tracing::error!(streams = count, pid = segment.pid(), "the dataplane is gone");
+        for (switchboard, streams) in lost {
+            self.report_to(switchboard, Kind::DataplaneLost { streams });
+        }
     }
 
-    pub(super) fn sweep(&self) {
+    /// Who its peer is shall be known even if agent and dataplane die.
+    fn keep_peer(&self, id: StreamId) {
+        let mut agent = lock(&self.agent);
+        let worker = agent.owner(id).and_then(|_| agent.farewell(&crate::agent::name(id)).ok()?.1.worker);
+        if let Some(record) = self.record(id, worker) {
+            agent.seen(&record, now_ms());
+            self.keep(&mut agent);
+        }
+    }
+
+    pub(super) fn sweep(self: &Arc<Self>) {
         let Some(segment) = lock(&self.segment).clone().filter(|_| self.attached.load(Ordering::Relaxed)) else {
             return;
         };
@@ -72,57 +87,50 @@ impl Service {
         let mut agent = lock(&self.agent);
         for errand in agent.sweep(&found, now_ms()) {
             tracing::info!(?errand, "closing a stream that nobody claims");
-            self.tasks.spawn(insist(self.ring.clone(), self.ring.submit(errand.0, &errand.1), errand));
+            self.insist(errand);
         }
+        self.keep(&mut agent);
         let silent = found.iter().filter(|it| it.record.is(FLAG_TIMED_OUT)).map(|it| StreamId(it.record.id));
         let mut exporter = lock(&self.exporter);
         exporter.sweep(&found);
         exporter.publish(&segment, agent.free_ports());
-        lock(&self.last_records).retain(|id, _| agent.owner(*id).is_some());
         self.streams.send_replace(agent.stream_count());
-        drop(agent);
+        let unasked = agent.unasked_for(now_ms());
+        drop((exporter, agent));
         self.announce();
+        for (id, owner) in unasked {
+            self.ask_for(id, owner);
+        }
         // The dataplane reports a silence once: the ring may have been full, the switchboard away, the call ringing.
-        silent.for_each(|id| self.tell_of::<StreamTimeout>(id, None));
+        silent.for_each(|id| self.report(id, Kind::Silent));
+    }
+
+    /// Whether a stream of the agent before belongs to a call that is there; else it is closed.
+    fn ask_for(self: &Arc<Self>, id: StreamId, owner: Owner) {
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let (target, context) = (Target::Instance(owner.switchboard), Context::new(ASK_TIMEOUT));
+            let asked = service.bus.call::<CallGet>(&target, GetCall { call_id: owner.call_id }, &context);
+            let asked = tokio::select! {
+                () = service.stop.cancelled() => return,
+                asked = asked => asked,
+            };
+            let name = crate::agent::name(id);
+            match asked {
+                Ok(call) if call.streams.contains(&name) => lock(&service.agent).claim(id),
+                Err(error) if error.category != Category::Business => {}
+                Ok(_) | Err(_) => {
+                    tracing::info!(id = %name, "closing a stream of a call that is gone");
+                    let destroyed = service.clone().destroy(&super::Stream { stream_id: name });
+                    let _ = destroyed.await;
+                }
+            }
+        });
     }
 
     pub(super) fn announce(&self) {
         let load = *self.streams.borrow() as u64;
         let announcement = Announcement::new(Role::Media, self.instance.clone(), env!("CARGO_PKG_VERSION"));
         self.bus.announce(announcement.load(load).draining(!self.is_ready()));
-    }
-
-    fn tell_of<M: Method<Params = StreamEvent, Reply = Accepted>>(&self, id: StreamId, remote: Option<SocketAddr>) {
-        let Some(owner) = lock(&self.agent).owner(id).cloned() else { return };
-        let event = StreamEvent {
-            stream_id: crate::agent::name(id),
-            call_id: owner.call_id,
-            channel_id: owner.channel_id,
-            remote: remote.map(|remote| remote.to_string()),
-        };
-        self.tell::<M>(owner.switchboard, event);
-    }
-
-    fn tell_all<M: Method<Params = DataplaneState, Reply = Accepted>>(&self, streams: BySwitchboard) {
-        for (switchboard, streams) in streams {
-            self.tell::<M>(switchboard, DataplaneState { media: self.instance.clone(), streams });
-        }
-    }
-
-    fn tell<M: Method>(&self, switchboard: InstanceId, params: M::Params)
-    where
-        M::Params: Clone,
-    {
-        let (bus, stop) = (self.bus.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            let (target, context) = (Target::Instance(switchboard), Context::new(NOTICE_TIMEOUT));
-            let told = tokio::select! {
-                () = stop.cancelled() => return,
-                told = bus.call_retrying::<M>(&target, params, &context) => told,
-            };
-            if let Err(error) = told {
-                tracing::warn!(%error, method = M::NAME, ?target, "a switchboard was not told");
-            }
-        });
     }
 }

@@ -17,7 +17,7 @@ pub fn leg() -> Exchange {
 /// A leg at this address.
 pub fn leg_at(ip: &str) -> Exchange {
     let mut leg = Exchange::default();
-    leg.place(Endpoint { ip: ip.parse().unwrap(), rtp_port: 10_000, session_id: 4711 });
+    leg.place(Endpoint { ip: ip.parse().unwrap(), rtp_port: 10_000, session_id: 4711, loopback: false });
     leg
 }
 

@@ -43,10 +43,16 @@ struct Script {
 
 impl Fake {
     pub fn start(socket: &Path, workers: usize) -> Self {
+        Self::start_refusing(socket, workers, [])
+    }
+
+    /// Its first stream commands fail so.
+    pub fn start_refusing(socket: &Path, workers: usize, reasons: impl IntoIterator<Item = Reason>) -> Self {
         let sizes = Sizes { workers, command_slots: 64, event_slots: 64, streams: STREAMS };
         let (server, ends) = Server::bind(socket, sizes, 1).unwrap();
         let stop = wakeup().unwrap();
         let shared = Arc::new(Shared::default());
+        shared.script.lock().unwrap().refusals.extend(reasons);
         let (sender, commands) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
         for (worker, end) in ends.into_iter().enumerate() {
@@ -184,8 +190,15 @@ fn apply(table: &mut [StreamRecord], command: &Command, script: &Script) -> Resu
             table[index].packets_in += 1;
             table[index].set(FLAG_OPEN, false);
         }
-        Command::CreateBridge { a, b } => return at(*a).and(at(*b)).map(drop),
-        Command::DestroyBridge { .. } => {}
+        Command::CreateBridge { a, b } => {
+            let (at_a, at_b) = (at(*a)?, at(*b)?);
+            (table[at_a].bridged_with, table[at_b].bridged_with) = (b.0, a.0);
+        }
+        Command::DestroyBridge { a, b } => {
+            for index in [at(*a)?, at(*b)?] {
+                table[index].bridged_with = 0;
+            }
+        }
     }
     Ok(())
 }

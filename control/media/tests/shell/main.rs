@@ -1,5 +1,6 @@
 //! The whole agent over an in-process bus, against a dataplane of the test's own that speaks the ring's real ABI.
 
+mod adoption;
 mod dataplane_lost;
 mod fake;
 mod reports;
@@ -9,7 +10,7 @@ mod streams;
 use fake::Fake;
 use nebula_bus::contract::to_media::{Bridge, Create, Created, Mode, Negotiated, Step, Stream, Update};
 use nebula_bus::contract::{Method, Role, StreamId};
-use nebula_bus::{Bus, Context, Error, Inbox, Target};
+use nebula_bus::{Bus, Context, Error, Inbox, Membership, Target};
 use nebula_media::{Handle, Options};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,13 +44,28 @@ impl Stage {
         (stage, fake)
     }
 
+    /// Two streams, answered and bridged; the commands for it are passed over.
+    pub(crate) async fn bridged(&self, fake: &mut Fake) -> (StreamId, StreamId) {
+        let a = self.create("call", offer("0 8")).await.unwrap().stream_id;
+        let b = self.create("call", Step::LocalOffer { mirror: Some(a.clone()) }).await.unwrap().stream_id;
+        self.update(&b, answer("0 8")).await.unwrap();
+        self.update(&a, Step::LocalAnswer { mirror: Some(b.clone()) }).await.unwrap();
+        self.call::<nebula_bus::contract::to_media::BridgeCreate>(bridge(&a, &b)).await.unwrap();
+        while !matches!(fake.command().await.1, nebula_ring::Command::CreateBridge { .. }) {}
+        (a, b)
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 
     pub(crate) async fn call<M: Method>(&self, params: M::Params) -> Result<M::Reply, Error> {
+        self.call_in::<M>(params, &Context::new(DEADLINE)).await
+    }
+
+    pub(crate) async fn call_in<M: Method>(&self, params: M::Params, context: &Context) -> Result<M::Reply, Error> {
         let target = Target::Instance(self.agent.instance().clone());
-        self.bus.call::<M>(&target, params, &Context::new(DEADLINE)).await
+        self.bus.call::<M>(&target, params, context).await
     }
 
     pub(crate) async fn create(&self, call_id: &str, step: Step) -> Result<Created, Error> {
@@ -72,6 +88,11 @@ impl Stage {
 }
 
 pub(crate) async fn agent(dataplane_socket: PathBuf, bus: &Bus) -> Handle {
+    agent_of(dataplane_socket, bus, Membership::alone(Role::Media)).await
+}
+
+/// An agent that is started again with the same `keep` takes up what the one before has left there.
+pub(crate) async fn agent_of(dataplane_socket: PathBuf, bus: &Bus, member: Membership) -> Handle {
     let options = Options {
         dataplane_socket,
         local_ip: Some([127, 0, 0, 1].into()),
@@ -80,9 +101,7 @@ pub(crate) async fn agent(dataplane_socket: PathBuf, bus: &Bus) -> Handle {
         command_timeout_ms: 2_000,
         ..Options::default()
     };
-    nebula_media::start(options, bus.clone(), nebula_bus::Membership::alone(nebula_bus::contract::Role::Media))
-        .await
-        .unwrap()
+    nebula_media::start(options, bus.clone(), member).await.unwrap()
 }
 
 pub(crate) async fn until_ready(agent: &Handle) {

@@ -1,8 +1,123 @@
-//! Another agent takes the dataplane over: streams flow on, can be ended by their names, and keep their ports.
+//! Another agent takes the dataplane over: streams flow on and keep their ports; with what the one before had kept they are
+//! its own, without it they can be ended by their names.
 
 use super::*;
 use nebula_bus::contract::to_media::{StreamDestroy, StreamGet};
+use nebula_bus::contract::to_switchboard::DataplaneBack;
+use nebula_bus::snapshots::{Keep, Memory};
 use nebula_ring::command::Command;
+use std::sync::Arc;
+
+impl Stage {
+    /// The next agent of the same name.
+    async fn restarted(&mut self, keep: &Arc<Memory>) {
+        let keep: Arc<dyn Keep> = keep.clone();
+        let member = Membership::enter(keep, Role::Media, "here").await.unwrap();
+        self.agent = agent_of(self.socket(), &self.bus, member).await;
+        until_ready(&self.agent).await;
+    }
+}
+
+/// With an agent whose streams are kept.
+async fn kept_stage(keep: &Arc<Memory>) -> (Stage, Fake) {
+    let (mut stage, fake) = Stage::with_workers(2).await;
+    stage.restarted(keep).await;
+    (stage, fake)
+}
+
+#[tokio::test]
+async fn streams_that_were_kept_are_owned_again_as_they_were() {
+    let keep = Arc::new(Memory::default());
+    let (mut stage, mut fake) = kept_stage(&keep).await;
+    fake.packets_in(7);
+    let (a, b) = stage.bridged(&mut fake).await;
+    let first = stage.update(&a, Step::LocalOffer { mirror: None }).await.unwrap().sdp.unwrap();
+    stage.agent.kept().await;
+    stage.restarted(&keep).await;
+    let mut back = stage.told::<DataplaneBack>().await.streams;
+    let mut both = vec![a.clone(), b.clone()];
+    (back.sort(), both.sort());
+    assert_eq!(back, both);
+    for _ in 0..2 {
+        let (_, told) = fake.command().await;
+        assert!(matches!(told, Command::UpdateStream { .. }), "told all again, and still bridged: {told:?}");
+    }
+
+    // The exchange goes on where it was: the offer is open, and its answer is taken.
+    stage.update(&a, answer("0")).await.unwrap();
+    assert!(matches!(fake.command().await.1, Command::UpdateStream { .. }));
+    let second = stage.update(&a, Step::LocalOffer { mirror: Some(b.clone()) }).await.unwrap().sdp.unwrap();
+    let origin = |sdp: &str| sdp.lines().find(|line| line.starts_with("o=")).unwrap().to_owned();
+    let version = |sdp: &str| origin(sdp).split(' ').nth(2).unwrap().parse::<u64>().unwrap();
+    assert!(version(&second) > version(&first), "{} after {}", origin(&second), origin(&first));
+    for id in [&a, &b] {
+        assert_eq!(stage.call::<StreamDestroy>(stream(id)).await.unwrap().packets_received, 8);
+    }
+    stage.agent.kept().await;
+    let (_, kept) = keep.enter(stage.agent.instance()).await.unwrap();
+    assert!(kept.is_empty(), "what has ended is not kept: {kept:?}");
+}
+
+#[tokio::test]
+async fn agent_and_dataplane_both_die_and_the_calls_do_not() {
+    let keep = Arc::new(Memory::default());
+    let (mut stage, mut fake) = kept_stage(&keep).await;
+    let (a, b) = stage.bridged(&mut fake).await;
+    stage.agent.kept().await;
+    drop(fake);
+    let mut fake = Fake::start(&stage.socket(), 2);
+    stage.restarted(&keep).await;
+    let mut ports = Vec::new();
+    let bridged = loop {
+        match fake.command().await.1 {
+            Command::CreateStream { config, .. } | Command::ResumeStream { config, .. } => {
+                assert!(config.send && config.receive && config.ssrc != 0);
+                assert_eq!(config.payload_types.as_slice().len(), 2);
+                ports.push(config.rtp_port);
+            }
+            Command::CreateBridge { a, b } => break [a, b],
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ports.len(), 2);
+    let name = |id: nebula_ring::StreamId| StreamId(format!("{:016x}", id.0));
+    assert!(bridged.map(name).iter().all(|id| [&a, &b].contains(&id)));
+    let stats = stage.call::<StreamGet>(stream(&a)).await.unwrap();
+    assert!(ports.iter().any(|port| stats.local == Some(format!("127.0.0.1:{port}"))));
+}
+
+#[tokio::test]
+async fn a_stream_that_no_switchboard_knows_any_more_is_closed() {
+    let keep = Arc::new(Memory::default());
+    let (mut stage, mut fake) = kept_stage(&keep).await;
+    let (a, b) = stage.bridged(&mut fake).await;
+    stage.agent.kept().await;
+    let member = Membership::enter(keep.clone(), Role::Media, "here").await.unwrap();
+    let options = Options { dataplane_socket: stage.socket(), unclaimed_silence_s: 1, ..Options::default() };
+    stage.agent = nebula_media::start(options, stage.bus.clone(), member).await.unwrap();
+    until_ready(&stage.agent).await;
+    stage.told::<DataplaneBack>().await;
+    stage.call::<StreamGet>(stream(&a)).await.unwrap();
+    // It asks about both; the call knows one of them.
+    for _ in 0..2 {
+        let request = tokio::time::timeout(DEADLINE, stage.switchboard.recv()).await.expect("asked").unwrap();
+        let (_, call) = request.open::<nebula_bus::contract::to_switchboard::CallGet>().unwrap();
+        call.reply(Ok(nebula_bus::contract::to_switchboard::CallView {
+            call_id: "call".into(),
+            state: "talking".into(),
+            from: nebula_bus::contract::Party::default(),
+            to: "1001".into(),
+            started_unix_ms: 0,
+            answered_unix_ms: None,
+            channels: Vec::new(),
+            streams: vec![a.clone()],
+        }));
+    }
+    let closed = async { while !matches!(fake.command().await.1, Command::DestroyStream { .. }) {} };
+    tokio::time::timeout(DEADLINE, closed).await.unwrap();
+    assert!(stage.call::<StreamDestroy>(stream(&b)).await.unwrap_err().is("unknown_stream"));
+    stage.call::<StreamDestroy>(stream(&a)).await.unwrap();
+}
 
 #[tokio::test]
 async fn streams_of_the_agent_before_are_found_and_can_be_ended() {

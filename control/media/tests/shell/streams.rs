@@ -221,3 +221,36 @@ async fn streams_that_were_told_each_others_ports_hear_nobody() {
         assert_eq!(told.get(&port_a), Some(&expected), "{told:?}");
     }
 }
+
+#[tokio::test]
+async fn a_phone_elsewhere_cannot_have_media_sent_to_our_own_loopback() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = Bus::local();
+    let _switchboard = bus.serve(Role::Switchboard, "switchboard-1".into());
+    let socket = folder.path().join("socket");
+    let _fake = Fake::start(&socket, 1);
+    let options = Options { dataplane_socket: socket, local_ip: Some([192, 0, 2, 1].into()), ..Options::default() };
+    let agent = nebula_media::start(options, bus.clone(), Membership::alone(Role::Media)).await.unwrap();
+    until_ready(&agent).await;
+    let offered = |ip: &str, source: &str| {
+        let Step::RemoteOffer { sdp } = offer("0") else { unreachable!("an offer") };
+        let sdp = sdp.replace("c=IN IP4 192.0.2.10", &format!("c=IN IP4 {ip}"));
+        Create { source: Some(source.into()), ..create("call", Step::RemoteOffer { sdp }) }
+    };
+    let call = async |create| {
+        let target = Target::Instance(agent.instance().clone());
+        bus.call::<nebula_bus::contract::to_media::StreamCreate>(&target, create, &Context::new(DEADLINE)).await
+    };
+    assert!(call(offered("127.0.0.1", "192.0.2.10:5060")).await.unwrap_err().is("bad_sdp"));
+    call(offered("127.0.0.1", "127.0.0.1:5060")).await.expect("a phone on this host");
+    let stream_id = call(offered("192.0.2.10", "192.0.2.10:5060")).await.unwrap().stream_id;
+    let Step::RemoteOffer { sdp } = offer("0") else { unreachable!("an offer") };
+    let step = Step::RemoteOffer { sdp: sdp.replace("c=IN IP4 192.0.2.10", "c=IN IP4 127.0.0.9") };
+    let target = Target::Instance(agent.instance().clone());
+    let moved = bus.call::<nebula_bus::contract::to_media::StreamUpdate>(
+        &target,
+        Update { stream_id, step },
+        &Context::new(DEADLINE),
+    );
+    assert!(moved.await.unwrap_err().is("bad_sdp"));
+}
