@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::entity::audit_log;
 use crate::error::Result;
-use crate::store::{Store, now_unix_ms};
+use crate::store::{SOMETIME, Store, now_unix_ms};
 use crate::writer::Transaction;
 
 pub use crate::entity::audit_log::Model as AuditEntry;
@@ -13,7 +13,7 @@ pub use crate::entity::audit_log::Model as AuditEntry;
 /// The newest entries first.
 pub async fn list(store: &Store, limit: u64) -> Result<Vec<AuditEntry>> {
     let entries = audit_log::Entity::find().order_by_desc(audit_log::Column::Id).limit(limit);
-    Ok(entries.all(&store.readers()).await?)
+    store.all(SOMETIME, entries).await
 }
 
 /// Notes a change in its own transaction.

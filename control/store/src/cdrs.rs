@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::entity::cdrs;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{SOMETIME, Store};
 
 /// The record of a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,11 +126,12 @@ impl TryFrom<cdrs::Model> for Cdr {
 
 /// One record.
 pub async fn get(store: &Store, call_id: &str) -> Result<Option<Cdr>> {
-    cdrs::Entity::find_by_id(call_id).one(&store.readers()).await?.map(Cdr::try_from).transpose()
+    store.one(SOMETIME, cdrs::Entity::find_by_id(call_id)).await?.map(Cdr::try_from).transpose()
 }
 
 /// The newest records first.
 pub async fn list(store: &Store, limit: u64) -> Result<Vec<Cdr>> {
-    let rows = cdrs::Entity::find().order_by_desc(cdrs::Column::EndedUnixMs).limit(limit).all(&store.readers()).await?;
+    let newest = cdrs::Entity::find().order_by_desc(cdrs::Column::EndedUnixMs).limit(limit);
+    let rows = store.all(SOMETIME, newest).await?;
     rows.into_iter().map(Cdr::try_from).collect()
 }

@@ -95,6 +95,18 @@ impl Pools {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A new writing connection to a file, after the old one failed to end a transaction: the driver would take all that
+    /// follows for part of it, and commit none.
+    pub async fn renew_writer(&self) -> Result<()> {
+        let Database::Sqlite(file) = &self.database else { return Ok(()) };
+        if !file.is_in_memory() {
+            let _ = self.writer().close().await;
+            let writer = file.connect_writer().await?;
+            self.current.write().unwrap_or_else(PoisonError::into_inner).writer = writer;
+        }
+        Ok(())
+    }
+
     /// New pools to a server that may have dropped the old connections without a word. A file keeps its own.
     pub fn renew(&self) {
         if let Database::Postgres(server) = &self.database {

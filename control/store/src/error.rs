@@ -93,6 +93,9 @@ pub enum Error {
     /// The database gave no answer in time.
     #[error("the database gives no answer")]
     TimedOut,
+    /// The database is away, and the spool cannot be written either.
+    #[error("the spool cannot be written: {0}")]
+    Spool(String),
     /// Another transaction changes the same; tried again by the writer, alone.
     #[error("another transaction changes the same")]
     Contended,
@@ -154,6 +157,7 @@ impl Error {
     /// Whether this says that the database is away, rather than that something is wrong with what was asked.
     pub(crate) fn away(&self) -> Option<Away> {
         match self {
+            Error::NotWritable { .. } | Error::Open { .. } => Some(Away::Unwritable),
             Error::Away | Error::TimedOut | Error::Unreachable { .. } => Some(Away::Unreachable),
             Error::Database(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout | ConnAcquireErr::ConnectionClosed)) => {
                 Some(Away::Unreachable)

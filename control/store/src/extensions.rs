@@ -8,9 +8,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::audit;
+use crate::cache::Key;
 use crate::entity::{customers, extensions};
 use crate::error::Result;
-use crate::store::{Store, now_unix_ms};
+use crate::store::{SOMETIME, SOON, Store, now_unix_ms};
 use crate::writer::{Patience, Transaction};
 
 pub use crate::entity::customers::Model as Customer;
@@ -46,12 +47,13 @@ pub struct NewExtension {
 
 /// One extension, enabled or not.
 pub async fn find(store: &Store, user: &str) -> Result<Option<Extension>> {
-    Ok(extensions::Entity::find_by_id(user).one(&store.readers()).await?)
+    let read = store.one(SOON, extensions::Entity::find_by_id(user));
+    store.look_up(Key::Extension(user.to_owned()), read).await
 }
 
 /// All of them, by user.
 pub async fn list(store: &Store) -> Result<Vec<Extension>> {
-    Ok(extensions::Entity::find().order_by_asc(extensions::Column::User).all(&store.readers()).await?)
+    store.all(SOMETIME, extensions::Entity::find().order_by_asc(extensions::Column::User)).await
 }
 
 /// Makes a customer; `Duplicate` if there is one with this id.
@@ -88,7 +90,7 @@ pub async fn seed(store: &Store, customer: Customer, new: Vec<NewExtension>, who
 pub async fn set_password(store: &Store, user: &str, ha1: Ha1, who: &str) -> Result<bool> {
     let input = (user.to_owned(), ha1, who.to_owned());
     store
-        .write(Patience::None, input, |tx, (user, ha1, who)| {
+        .write_cached(Key::Extension(user.to_owned()), Patience::None, input, |tx, (user, ha1, who)| {
             Box::pin(async move {
                 let updated = extensions::Entity::update_many()
                     .col_expr(extensions::Column::Ha1Md5, Expr::value(&*ha1.md5))
@@ -110,7 +112,7 @@ pub async fn set_password(store: &Store, user: &str, ha1: Ha1, who: &str) -> Res
 pub async fn set_enabled(store: &Store, user: &str, enabled: bool, who: &str) -> Result<bool> {
     let input = (user.to_owned(), enabled, who.to_owned());
     store
-        .write(Patience::None, input, |tx, (user, enabled, who)| {
+        .write_cached(Key::Extension(user.to_owned()), Patience::None, input, |tx, (user, enabled, who)| {
             Box::pin(async move {
                 let updated = extensions::Entity::update_many()
                     .col_expr(extensions::Column::Enabled, Expr::value(*enabled))

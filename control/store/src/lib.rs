@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod cache;
 pub mod calls;
 pub mod cdrs;
 pub mod error;
@@ -23,10 +24,13 @@ pub mod store;
 mod database;
 mod entity;
 mod postgres;
+mod spool;
 mod sqlite;
 mod writer;
 
+pub use cache::{Cache, CacheCounts, CacheError};
 pub use error::{Error, Result};
+pub use spool::Status;
 pub use store::{Options, Store, WriteCounts, now_unix_ms};
 
 /// A future whose type is forgotten.

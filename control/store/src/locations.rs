@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::cache::Key;
 use crate::entity::locations;
 use crate::error::{Error, Result};
 use crate::outbox;
-use crate::store::Store;
+use crate::store::{SOON, Store};
 use crate::writer::{Patience, Transaction};
 
 /// A registered contact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The Contact URI, as registered.
     pub contact: String,
@@ -65,20 +67,30 @@ pub enum Applied {
 
 /// The live bindings of an extension, the most preferred first, then the most recently set.
 pub async fn live(store: &Store, user: &str, now_unix_ms: i64) -> Result<Vec<Binding>> {
-    let rows = locations::Entity::find()
+    let all = locations::Entity::find()
         .filter(locations::Column::User.eq(user))
-        .filter(locations::Column::ExpiresUnixMs.gt(now_unix_ms))
         .order_by_desc(locations::Column::QThousandths)
-        .order_by_desc(locations::Column::UpdatedUnixMs)
-        .all(&store.readers())
-        .await?;
-    rows.into_iter().map(Binding::try_from).collect()
+        .order_by_desc(locations::Column::UpdatedUnixMs);
+    // Those that have ended too: what is cached is read at another time.
+    let read = async {
+        let rows = store.all(SOON, all).await?;
+        let bindings: Vec<Binding> = rows.into_iter().map(Binding::try_from).collect::<Result<_>>()?;
+        Ok((!bindings.is_empty()).then_some(bindings))
+    };
+    let mut bindings = store.look_up(Key::Locations(user.to_owned()), read).await?.unwrap_or_default();
+    bindings.retain(|binding| binding.expires_unix_ms > now_unix_ms);
+    Ok(bindings)
 }
 
 /// Applies a REGISTER. The event `registration.changed` is written if contacts came or went; a refresh is none.
 pub async fn apply(store: &Store, user: &str, changes: Changes, now_unix_ms: i64) -> Result<Applied> {
     let input = (user.to_owned(), changes, now_unix_ms);
-    store.write(Patience::None, input, |tx, (user, changes, now)| Box::pin(apply_in(tx, user, changes, *now))).await
+    let key = Key::Locations(user.to_owned());
+    store
+        .write_cached(key, Patience::None, input, |tx, (user, changes, now)| {
+            Box::pin(apply_in(tx, user, changes, *now))
+        })
+        .await
 }
 
 /// Removes what has ended, with an event for each extension it concerns; how many bindings there were.

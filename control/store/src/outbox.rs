@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::entity::outbox;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{SOMETIME, Store};
 use crate::writer::{Patience, Transaction};
 
 /// An event as it is published.
@@ -28,13 +28,12 @@ pub struct OutboxEvent {
 
 /// The oldest events that are not published, after this sequence number, in order.
 pub async fn unpublished(store: &Store, after: i64, limit: u64) -> Result<Vec<OutboxEvent>> {
-    let rows = outbox::Entity::find()
+    let waiting = outbox::Entity::find()
         .filter(outbox::Column::PublishedUnixMs.is_null())
         .filter(outbox::Column::Sequence.gt(after))
         .order_by_asc(outbox::Column::Sequence)
-        .limit(limit)
-        .all(&store.readers())
-        .await?;
+        .limit(limit);
+    let rows = store.all(SOMETIME, waiting).await?;
     rows.into_iter().map(OutboxEvent::try_from).collect()
 }
 

@@ -8,12 +8,13 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgPoolOptions, PgSslMode};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgListener, PgPoolOptions, PgSslMode};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, Statement};
 use tokio::time::timeout;
 
 use crate::database::{Connections, sqlx_error};
+use crate::entity::outbox;
 use crate::error::{Away, Error, Result};
 
 /// Connections for reading.
@@ -27,7 +28,7 @@ const STATEMENTS: usize = 512;
 
 /// The advisory lock of whoever migrates, and of whoever publishes: "nebula" and a number, as an integer of 64 bits.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"nebula\0\x01");
-pub(crate) const PUBLISHER_LOCK: i64 = i64::from_be_bytes(*b"nebula\0\x02");
+const PUBLISHER_LOCK: i64 = i64::from_be_bytes(*b"nebula\0\x02");
 
 /// What wakes the publisher; the trigger of migration `m0002` notifies it.
 pub(crate) const OUTBOX_CHANNEL: &str = "nebula_outbox";
@@ -73,6 +74,30 @@ impl Database {
         }
     }
 
+    /// Whether it lets us in.
+    pub async fn probe(&self) -> Result<()> {
+        let _ = self.connect().await?.close().await;
+        Ok(())
+    }
+
+    /// Becomes the one that publishes, or not: another is.
+    pub async fn lead(&self) -> Result<Option<Leader>> {
+        let mut session = self.connect().await?;
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(PUBLISHER_LOCK)
+            .fetch_one(&mut session)
+            .await
+            .map_err(sqlx_error)?;
+        if !locked {
+            let _ = session.close().await;
+            return Ok(None);
+        }
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone());
+        let mut news = PgListener::connect_with(&pool).await.map_err(sqlx_error)?;
+        news.listen(OUTBOX_CHANNEL).await.map_err(sqlx_error)?;
+        Ok(Some(Leader { session, news }))
+    }
+
     /// One connection that no other process has at the same time: for migrations. It ends, and the lock with it, when it
     /// is closed.
     pub async fn exclusive(&self) -> Result<DatabaseConnection> {
@@ -104,6 +129,46 @@ impl Database {
             }
             _ => error,
         }
+    }
+}
+
+/// The one process that publishes: a session with the publisher's lock, through which it also reads and marks. When the
+/// session ends so does the lock, and with it all that this one can do.
+pub(crate) struct Leader {
+    session: PgConnection,
+    news: PgListener,
+}
+
+impl Leader {
+    /// What is to be published, the oldest first, after this sequence number.
+    pub async fn unpublished(&mut self, after: i64, limit: u64) -> Result<Vec<outbox::Model>> {
+        let sql = "SELECT sequence, kind, subject, at_unix_ms, data FROM outbox
+            WHERE published_unix_ms IS NULL AND sequence > $1 ORDER BY sequence LIMIT $2";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(i64, String, String, i64, String)> =
+            sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut self.session).await.map_err(sqlx_error)?;
+        let model = |(sequence, kind, subject, at_unix_ms, data)| outbox::Model {
+            sequence,
+            kind,
+            subject,
+            at_unix_ms,
+            data,
+            published_unix_ms: None,
+        };
+        Ok(rows.into_iter().map(model).collect())
+    }
+
+    /// Notes that these were published.
+    pub async fn mark_published(&mut self, sequences: &[i64], now_unix_ms: i64) -> Result<()> {
+        let sql = "UPDATE outbox SET published_unix_ms = $1 WHERE sequence = ANY($2)";
+        let marked = sqlx::query(sql).bind(now_unix_ms).bind(sequences).execute(&mut self.session).await;
+        marked.map(drop).map_err(sqlx_error)
+    }
+
+    /// Returns when something may be there.
+    pub async fn filled(&mut self) -> Result<()> {
+        // `None`: the connection was lost and made anew, and so may notifications have been.
+        self.news.try_recv().await.map(drop).map_err(sqlx_error)
     }
 }
 

@@ -63,6 +63,10 @@ impl Database {
         Ok(Connections { writer, readers })
     }
 
+    pub fn is_in_memory(&self) -> bool {
+        *self == Database::Memory
+    }
+
     pub async fn connect_writer(&self) -> Result<DatabaseConnection> {
         self.pool(1, false).await
     }

@@ -9,7 +9,7 @@
 //! group see each other. If one fails, the group is rolled back and each is run again in a transaction of its own, so a
 //! failure costs time but never touches its neighbours. Outbox rows of a group are inserted with one statement.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,12 +121,12 @@ impl Writer {
             Database::Postgres(_) => runtime.enable_all(),
         };
         let runtime = runtime.build()?;
-        let task = Task { pools, messages, outbox_filled, counters: counters.clone() };
+        let task = Task { pools, messages, outbox_filled, counters: counters.clone(), unsure: AtomicBool::new(false) };
         std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || runtime.block_on(task.run()))?;
         Ok(Self { queue, counters })
     }
 
-    /// Queues a write and waits for its commit.
+    /// Queues a write and waits for its commit. It is done even if the caller stops waiting.
     pub async fn write<I, T>(
         &self,
         patience: Patience,
@@ -137,8 +137,36 @@ impl Writer {
         I: Send + Sync + 'static,
         T: Send + Sync + 'static,
     {
+        self.queue(patience, input, run, false).await
+    }
+
+    /// The same, but passed over if the caller has stopped waiting before its turn: it goes another way then.
+    pub async fn write_while_waited<I, T>(
+        &self,
+        patience: Patience,
+        input: I,
+        run: for<'a> fn(&'a Transaction, &'a I) -> BoxFuture<'a, Result<T>>,
+    ) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + Sync + 'static,
+    {
+        self.queue(patience, input, run, true).await
+    }
+
+    async fn queue<I, T>(
+        &self,
+        patience: Patience,
+        input: I,
+        run: for<'a> fn(&'a Transaction, &'a I) -> BoxFuture<'a, Result<T>>,
+        while_waited: bool,
+    ) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + Sync + 'static,
+    {
         let (reply, committed) = oneshot::channel();
-        let job = Box::new(Write { input, run, output: None, reply: Some(reply) });
+        let job = Box::new(Write { input, run, while_waited, output: None, reply: Some(reply) });
         let queued = Queued { job, run_by: Instant::now() + patience.duration() };
         match self.queue.try_send(Message::Write(queued)) {
             Ok(()) => committed.await.unwrap_or(Err(Error::Closed)),
@@ -183,6 +211,8 @@ struct Task {
     messages: mpsc::Receiver<Message>,
     outbox_filled: Arc<Notify>,
     counters: Arc<Counters>,
+    /// A transaction may not have ended on the writing connection.
+    unsure: AtomicBool,
 }
 
 impl Task {
@@ -269,22 +299,37 @@ impl Task {
                 outcome => outcome.map_err(|failed| failed.error),
             }
         };
-        timeout(ATTEMPT_TIMEOUT, twice).await.unwrap_or(Err(Error::TimedOut))
+        match timeout(ATTEMPT_TIMEOUT, twice).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.unsure.store(true, Ordering::Relaxed);
+                Err(Error::TimedOut)
+            }
+        }
     }
 
     async fn attempt_once(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failed> {
+        if self.unsure.load(Ordering::Relaxed) {
+            self.pools.renew_writer().await.map_err(|error| Failed { error, committing: false })?;
+            self.unsure.store(false, Ordering::Relaxed);
+        }
         let (writer, options) = (self.pools.writer(), self.pools.database.transaction());
         let db = writer.begin_with_options(options).await?;
         let transaction = Transaction { db, outbox: Mutex::default(), alone: group.len() == 1 };
         let events = match Self::fill(&transaction, group).await {
             Ok(events) => events,
             Err(error) => {
-                // What cannot be rolled back on a dead connection has ended with it.
-                let _ = transaction.db.rollback().await;
+                // A full disk may have rolled it back already; a dead connection has.
+                if transaction.db.rollback().await.is_err() {
+                    self.unsure.store(true, Ordering::Relaxed);
+                }
                 return Err(Failed { error, committing: false });
             }
         };
-        transaction.db.commit().await.map_err(|error| Failed { error: error.into(), committing: true })?;
+        if let Err(error) = transaction.db.commit().await {
+            self.unsure.store(true, Ordering::Relaxed);
+            return Err(Failed { error: error.into(), committing: true });
+        }
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
         if events > 0 {
@@ -329,6 +374,7 @@ trait Job: Send + Sync {
 struct Write<I, T> {
     input: I,
     run: for<'a> fn(&'a Transaction, &'a I) -> BoxFuture<'a, Result<T>>,
+    while_waited: bool,
     output: Option<T>,
     reply: Option<oneshot::Sender<Result<T>>>,
 }
@@ -340,6 +386,9 @@ where
 {
     fn run<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            if self.while_waited && self.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                return Ok(());
+            }
             self.output = Some((self.run)(transaction, &self.input).await?);
             Ok(())
         })

@@ -1,9 +1,10 @@
 //! `extensions`. A phone's account: what it registers and calls as.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// A phone's account: what it registers and calls as.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "extensions")]
 pub struct Model {
     /// The user part of its address; unique over all customers.

@@ -59,6 +59,14 @@ pub(crate) async fn apply(database: &Database) -> Result<Vec<String>> {
     applied
 }
 
+/// [`check`] on a connection of its own.
+pub(crate) async fn check_alone(database: &Database) -> Result<()> {
+    let db = database.exclusive().await?;
+    let checked = check(&db, &database.to_string()).await.map_err(|error| database.explain(error));
+    let _ = db.close().await;
+    checked
+}
+
 /// Refuses a schema that is not this binary's.
 pub(crate) async fn check(db: &DatabaseConnection, place: &str) -> Result<()> {
     let migrations = compare(db).await?;
