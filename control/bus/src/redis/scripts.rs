@@ -48,7 +48,7 @@ scripts! {
     LIST = r"
         local all = {}
         for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-            local held = redis.call('HMGET', ARGV[1] .. name, 'number', 'beat', 'announcement')
+            local held = redis.pcall('HMGET', ARGV[1] .. name, 'number', 'beat', 'announcement')
             if held[1] and held[3] then
                 all[#all + 1] = {name, held[1], held[2], held[3]}
             else
