@@ -1,6 +1,7 @@
 //! The side-by-side runs: what Nebula and its peers cost for the same work, in the same run, on the same machine.
 //!
-//! `relay-bench` measures the relay of RTP, `call-bench` whole calls. Both print a table; `make bench` runs them.
+//! `relay-bench` measures the relay of RTP, `call-bench` whole calls, `survival-bench` what it takes to come back. Each
+//! prints a table; `make bench` runs them.
 
 #![forbid(unsafe_code)]
 
@@ -9,3 +10,5 @@ pub mod dataplane;
 pub mod load;
 pub mod process;
 pub mod rtpengine;
+pub mod servers;
+pub mod system;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::time::Duration;
 
 /// A child, killed when dropped.
@@ -17,6 +17,11 @@ impl Process {
     /// Its pid.
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Its standard input and output, if it was given pipes for them.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.0.stdin.take().zip(self.0.stdout.take())
     }
 
     /// Whether it has ended.

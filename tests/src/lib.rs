@@ -6,6 +6,7 @@
 
 pub mod audio;
 pub mod baresip;
+pub mod faults;
 pub mod load;
 pub mod process;
 pub mod script;

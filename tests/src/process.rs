@@ -1,7 +1,7 @@
 //! A child process that doesn't outlive its test.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,6 +23,11 @@ impl Process {
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Its standard input and output, if it was given pipes for them and nobody took them yet.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.child.stdin.take().zip(self.child.stdout.take())
     }
 
     /// Whether it still runs.
@@ -53,11 +58,24 @@ impl Drop for Process {
     }
 }
 
-/// One of our own binaries, built beside the test that runs.
+/// One of our own binaries, built beside the test, or the program, that runs.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is not built; `make test` builds it", path.display());
-    path
+    let us = std::env::current_exe().expect("a test has a path");
+    // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM.
+    let folders = us.ancestors().skip(1).take(2);
+    let path = folders.map(|folder| folder.join(name)).find(|path| path.exists());
+    path.unwrap_or_else(|| panic!("{name} is not built beside {}; `make test` builds it", us.display()))
 }
+
+/// Lets a process, all its threads, go before others where the host allows it (systemd does so for a dataplane that is
+/// installed): what is measured is what it does, not what else the host is busy with.
+pub fn favour(pid: i32) {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for id in threads.filter_map(|thread| Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)) {
+        // Not allowed: then it shares the host like everybody.
+        rustix::process::setpriority_process(Some(id), FAVOURED).ok();
+    }
+}
+
+/// The nice value of those who are favoured.
+const FAVOURED: i32 = -10;

@@ -31,7 +31,11 @@ impl System {
 
     /// Starts one with configuration from the environment, for example `("NEBULA__CALLS__NO_ANSWER_TIMEOUT_S", "2")`.
     pub fn start_with(environment: &[(&str, &str)]) -> Self {
-        let state = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(tempfile::tempdir().expect("a temporary folder"), environment)
+    }
+
+    /// As `start_with`, in a state folder that is there.
+    pub fn start_in(state: TempDir, environment: &[(&str, &str)]) -> Self {
         let mut system = Self { process: None, state, runtime: Value::Null };
         system.launch(environment);
         system
@@ -56,6 +60,14 @@ impl System {
             serde_json::from_slice(&std::fs::read(&runtime_file).ok()?).ok()
         });
         self.process = Some(process);
+    }
+
+    /// What its runtime file says now: another dataplane's pid, for example.
+    pub fn refresh(&mut self) {
+        let text = std::fs::read(self.state.path().join("nebula.json"));
+        if let Some(runtime) = text.ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            self.runtime = runtime;
+        }
     }
 
     /// The state folder.
@@ -96,9 +108,7 @@ impl System {
 
     /// `GET` on one of its ports, as text.
     pub fn get_text(&self, port: &str, path: &str) -> String {
-        let url = format!("http://{}{path}", self.address(port));
-        let mut response = ureq::get(&url).call().unwrap_or_else(|e| panic!("GET {url}: {e}"));
-        response.body_mut().read_to_string().expect("a body")
+        text(&format!("http://{}{path}", self.address(port)))
     }
 
     /// `GET` on the gateway, as JSON.
@@ -122,12 +132,7 @@ impl System {
 
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.get_text("proxy", "/metrics");
-        let values = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| {
-            let (key, value) = l.rsplit_once(' ')?;
-            (key.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
-        });
-        values.sum()
+        metric(&self.get_text("proxy", "/metrics"), name)
     }
 
     /// SIGTERM, and how it ended. The dataplane ends with it.
@@ -175,6 +180,21 @@ impl Drop for System {
             kill_process(pid, Signal::KILL).ok();
         }
     }
+}
+
+/// `GET`, as text.
+pub fn text(url: &str) -> String {
+    let mut response = ureq::get(url).call().unwrap_or_else(|e| panic!("GET {url}: {e}"));
+    response.body_mut().read_to_string().expect("a body")
+}
+
+/// The sum of a metric over its labels, in Prometheus' text.
+pub fn metric(text: &str, name: &str) -> f64 {
+    let values = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| {
+        let (key, value) = l.rsplit_once(' ')?;
+        (key.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+    });
+    values.sum()
 }
 
 /// Runs a program of ours to its end: whether it succeeded, its standard output and its standard error.

@@ -1,0 +1,289 @@
+//! What all rows have in common: calls that are held, looked at, changed, hung up and replaced, and their records.
+
+use super::dice::Dice;
+use super::hold::Hold;
+use super::{Form, Seen, records};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How fast held calls are placed, a second.
+const RATE: usize = 50;
+
+/// How long a request of a phone may take: timer B and F of RFC 3261, and some.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(40);
+
+/// A call that nobody answers in that time counts as hanging: longer than a phone's own timer for an INVITE, and than the
+/// system's for a call that rings.
+const SETUP_TIMEOUT_S: &str = "40";
+
+/// After a fault, dialogs must work again within this.
+pub const HEALED: Duration = Duration::from_secs(2);
+
+/// How far apart the phones' tries are while a system is down.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3)
+}
+
+/// Calls under observation.
+pub struct Trial<'a> {
+    /// How it is run.
+    pub form: Form,
+    /// The phones.
+    pub hold: Hold,
+    /// What was seen.
+    pub seen: &'a mut Seen,
+    /// Chance.
+    pub dice: Dice,
+    /// Calls that are up.
+    live: Vec<usize>,
+    /// How many lines of each kind were looked at already.
+    looked_at: usize,
+}
+
+impl<'a> Trial<'a> {
+    /// Places the calls.
+    pub fn begin(form: &Form, servers: &[SocketAddr], seen: &'a mut Seen) -> Self {
+        let ptime = form.ptime_ms.to_string();
+        let hold = Hold::start(servers, &["--ptime-ms", &ptime, "--setup-timeout-s", SETUP_TIMEOUT_S]);
+        let dice = super::dice(form);
+        let mut trial = Self { form: form.clone(), hold, seen, dice, live: Vec::new(), looked_at: 0 };
+        trial.place(form.calls);
+        trial
+    }
+
+    /// Places more, and waits until they are up.
+    pub fn place(&mut self, calls: usize) {
+        self.place_at(calls, "");
+    }
+
+    /// The same, at another number.
+    pub fn place_at(&mut self, calls: usize, number: &str) {
+        if calls == 0 {
+            return;
+        }
+        let deadline = Duration::from_secs_f64(calls as f64 / RATE as f64) + REQUEST_DEADLINE;
+        let done = self.hold.run(&format!("place {calls} {RATE} {number}"), deadline);
+        self.seen.expect(done["answered"] == calls, || format!("{} of {calls} calls were answered", done["answered"]));
+        self.look();
+    }
+
+    /// Which calls are up.
+    fn look(&mut self) {
+        let report = self.hold.run("report", REQUEST_DEADLINE);
+        let is_up = |call: &&Value| call["caller"]["stage"] == "up" && call["trickled"] == false;
+        let calls = report["calls"].as_array().expect("calls").iter().filter(is_up);
+        self.live = calls.filter_map(|call| Some(call["n"].as_u64()? as usize)).collect();
+    }
+
+    /// From here on losses and gaps count.
+    pub fn mark(&mut self) {
+        self.hold.run("mark", REQUEST_DEADLINE);
+    }
+
+    /// What was lost since the mark, and whether all calls are up; `gap_ms_max` none means that a gap is told, not judged.
+    pub fn judge(&mut self, gap_ms_max: Option<f64>) {
+        let sums = self.hold.run("sums", REQUEST_DEADLINE);
+        let number = |key: &str| sums[key].as_u64().unwrap_or(u64::MAX);
+        let gap_ms = sums["gap_ms"].as_f64().unwrap_or(f64::MAX);
+        self.seen.gap_ms = self.seen.gap_ms.max(gap_ms);
+        if let Some(most) = gap_ms_max {
+            self.seen.packets_lost += number("packets_lost");
+            self.seen.expect(number("packets_lost") == 0, || format!("{} packets lost", sums["packets_lost"]));
+            self.seen.expect(gap_ms <= most, || format!("a gap of {gap_ms:.0} ms, at most {most:.0} are allowed"));
+        }
+        for key in ["packets_wrong", "crossed", "hung_up_by_system", "failed", "doubled", "media_moved"] {
+            self.seen.expect(number(key) == 0, || format!("{key}: {}", sums[key]));
+        }
+        let live = self.live.len() as u64;
+        self.seen.expect(number("up") == live, || format!("{} of {live} calls are up", sums["up"]));
+    }
+
+    /// What was lost since the mark where that is to be expected, and the longest gap; the rest is judged.
+    pub fn interrupted(&mut self) -> (u64, f64) {
+        let sums = self.hold.run("sums", REQUEST_DEADLINE);
+        self.judge(None);
+        (sums["packets_lost"].as_u64().unwrap_or(u64::MAX), sums["gap_ms"].as_f64().unwrap_or(f64::MAX))
+    }
+
+    /// SSRC and sequence in what came, over all calls.
+    pub fn continuity(&mut self) -> Continuity {
+        let report = self.hold.run("report", REQUEST_DEADLINE);
+        let calls = report["calls"].as_array().expect("calls");
+        let mut all = Continuity::default();
+        for end in calls.iter().flat_map(|call| [&call["caller"], &call["callee"]]).filter(|end| !end.is_null()) {
+            all.ssrc_changes += end["ssrc_changes"].as_u64().unwrap_or(0);
+            let ahead = end["sequence_ahead_max"].as_u64().unwrap_or(0);
+            // Sequence numbers are compared over half their circle (RFC 1982).
+            if ahead >= 1 << 15 {
+                all.went_back += 1;
+            } else {
+                all.ahead_max = all.ahead_max.max(ahead);
+            }
+        }
+        all
+    }
+
+    /// Whether a re-INVITE works in every call that is up.
+    pub fn all_change(&mut self) -> bool {
+        let done = self.hold.run("reinvite all caller", REQUEST_DEADLINE);
+        done["good"] == done["asked"]
+    }
+
+    /// Places calls one after the other until one is answered, which must be soon.
+    pub fn first_new_call(&mut self, since_unix_ms: f64, within: Duration) {
+        let within_ms = within.as_secs_f64() * 1e3;
+        let mut answered = None;
+        while answered.is_none() && unix_ms() - since_unix_ms < 4.0 * within_ms {
+            let trickle = self.trickle(1, 10);
+            let outcomes = self.settle(trickle);
+            answered = outcomes.iter().find(|(code, _)| *code == 200).map(|(_, o)| o["final_unix_ms"].clone());
+        }
+        let at = answered.and_then(|at| at.as_f64()).map_or(f64::MAX, |at| at - since_unix_ms);
+        self.seen.expect(at <= within_ms, || format!("the first new call was answered after {at:.0} ms"));
+        self.seen.note(format!("first new call answered {at:.0} ms after the return"));
+    }
+
+    /// Some calls that are up, no longer counted among them.
+    pub fn take(&mut self, calls: usize) -> Vec<usize> {
+        let mut taken = Vec::new();
+        while taken.len() < calls && !self.live.is_empty() {
+            let at = self.dice.below(self.live.len());
+            taken.push(self.live.swap_remove(at));
+        }
+        taken
+    }
+
+    /// Calls that are up.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// After a fault at `since_unix_ms`: re-INVITEs and BYEs from either end, in other calls each time, until the system
+    /// must be healed. All must be answered with 200, and one of each within `healed`. The calls that were hung up are
+    /// gone; `place` puts others in their place.
+    pub fn try_dialogs(&mut self, since_unix_ms: f64, healed: Duration) {
+        let tries = (HEALED.as_millis() / TRY_EVERY.as_millis()) as usize;
+        let mut open = Vec::new();
+        let begun = Instant::now();
+        for n in 0..tries {
+            let (changed, ended) = (self.take(1), self.take(1));
+            let end = self.dice.pick(&["caller", "callee"]);
+            for call in changed.iter().chain(&ended) {
+                let is_bye = ended.contains(call);
+                let line = if is_bye { format!("bye {call} {end}") } else { format!("reinvite {call} {end}") };
+                open.push((self.hold.begin(&line), *call, is_bye));
+            }
+            self.live.extend(changed);
+            // Paced by the clock on purpose: phones do something every now and then, whether the system is up or not.
+            std::thread::sleep((TRY_EVERY * (n as u32 + 1)).saturating_sub(begun.elapsed()));
+        }
+        let mut first = [f64::MAX; 2];
+        for (line, call, is_bye) in open {
+            self.hold.done(line, REQUEST_DEADLINE);
+            let method = if is_bye { "BYE" } else { "INVITE" };
+            let asked = self.hold.events("request");
+            let Some(said) = asked.iter().rev().find(|said| said["n"] == call && said["method"] == method) else {
+                continue;
+            };
+            let outcome = &said["outcome"];
+            self.seen.expect(outcome["code"] == 200, || {
+                format!(
+                    "{} ms after the fault, {method} of call {call}: {outcome}",
+                    outcome["sent_unix_ms"].as_f64().unwrap_or(0.0) - since_unix_ms
+                )
+            });
+            if outcome["code"] == 200 {
+                let at = outcome["final_unix_ms"].as_f64().unwrap_or(f64::MAX) - since_unix_ms;
+                first[usize::from(is_bye)] = first[usize::from(is_bye)].min(at);
+            }
+        }
+        let healed_ms = healed.as_secs_f64() * 1e3;
+        for (what, at) in ["re-INVITE", "BYE"].into_iter().zip(first) {
+            self.seen
+                .expect(at <= healed_ms, || format!("first {what} answered after {at:.0} ms, at most {healed_ms:.0}"));
+            if at < f64::MAX {
+                self.seen.answered_after(at);
+            }
+        }
+    }
+
+    /// Begins to place calls that end by themselves, while something is about to happen.
+    pub fn trickle(&mut self, calls: usize, rate: usize) -> u64 {
+        self.looked_at = self.hold.events("call").len();
+        self.hold.begin(&format!("trickle {calls} {rate} 0.3"))
+    }
+
+    /// Each of them must be answered or refused; how many of which code.
+    pub fn settle(&mut self, trickle: u64) -> Vec<(u64, Value)> {
+        let deadline = Duration::from_secs(2 * SETUP_TIMEOUT_S.parse::<u64>().expect("a number"));
+        self.hold.done(trickle, deadline);
+        let calls = self.hold.events("call").split_off(self.looked_at);
+        let trickled = calls.into_iter().filter(|call| call["trickled"] == true);
+        let outcomes: Vec<(u64, Value)> =
+            trickled.map(|call| (call["outcome"]["code"].as_u64().unwrap_or(0), call["outcome"].clone())).collect();
+        let hanging = outcomes.iter().filter(|(code, _)| *code == 0).count();
+        self.seen.expect(hanging == 0, || format!("{hanging} of {} calls in set-up were left hanging", outcomes.len()));
+        outcomes
+    }
+
+    /// A line with the codes of what was placed meanwhile.
+    pub fn note_codes(&mut self, when: &str, outcomes: &[(u64, Value)]) {
+        let mut codes = std::collections::BTreeMap::new();
+        outcomes.iter().for_each(|(code, _)| *codes.entry(*code).or_insert(0) += 1);
+        let told: Vec<String> = codes.iter().map(|(code, n)| format!("{n} x {code}")).collect();
+        self.seen.note(format!("calls placed {when}: {}", told.join(", ")));
+    }
+
+    /// Hangs up a call now, waiting for it.
+    pub fn hang_up(&mut self, calls: usize) {
+        let taken = self.take(calls);
+        if taken.is_empty() {
+            return;
+        }
+        let list: Vec<String> = taken.iter().map(ToString::to_string).collect();
+        let end = self.dice.pick(&["caller", "callee"]);
+        let done = self.hold.run(&format!("bye {} {end}", list.join(",")), REQUEST_DEADLINE);
+        self.seen.expect(done["good"] == taken.len(), || format!("{} of {} BYEs were good", done["good"], taken.len()));
+    }
+
+    /// Hangs up everything and compares the records; `records` waits for at least so many.
+    pub fn finish(mut self, records: impl FnOnce(usize) -> Vec<Value>) {
+        let (report, answered) = self.end_all();
+        records::compare(&report, &records(answered), self.seen);
+    }
+
+    /// The same, where the system's wall clock was another than the phones'.
+    pub fn finish_by_durations(mut self, records: impl FnOnce(usize) -> Vec<Value>) {
+        let (report, answered) = self.end_all();
+        records::compare_durations(&report, &records(answered), self.seen);
+    }
+
+    fn end_all(&mut self) -> (Value, usize) {
+        let live = self.live.len();
+        let callers = live / 2;
+        self.hang_up(callers);
+        self.hang_up(live - callers);
+        let report = self.hold.run("report", REQUEST_DEADLINE);
+        let calls = report["calls"].as_array().expect("calls");
+        let answered = calls.iter().filter(|call| call["caller"]["setup"]["code"] == 200).count();
+        let still = calls.iter().filter(|call| call["caller"]["stage"] == "up" || call["caller"]["stage"] == "setup");
+        let still = still.count();
+        self.seen.expect(still == 0, || format!("{still} calls did not end"));
+        (report, answered)
+    }
+}
+
+/// What the headers of all packets say.
+#[derive(Debug, Default)]
+pub struct Continuity {
+    /// Ends that heard another SSRC from some packet on.
+    pub ssrc_changes: u64,
+    /// Ends that heard a sequence number from before.
+    pub went_back: u64,
+    /// The furthest that a sequence number went ahead by more than was lost.
+    pub ahead_max: u64,
+}
