@@ -3,6 +3,8 @@
 //! Health says that the process turns, readiness that the role can do its work. In `nebula up` all roles share one
 //! process and so one set of metrics, which every port shows.
 
+use crate::last::Last;
+use crate::ready::Readiness;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
@@ -11,8 +13,7 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nebula_bus::contract::{InstanceId, Role};
 use nebula_bus::{Bus, Context, Target};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -30,7 +31,7 @@ pub struct Port {
     /// The instance that answers.
     pub instance: InstanceId,
     /// Whether it can work now.
-    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub ready: Readiness,
     /// Where its methods are answered.
     pub bus: Bus,
     /// The process's metrics.
@@ -58,9 +59,20 @@ fn hint(source: &std::io::Error) -> &'static str {
     }
 }
 
-/// Takes a TCP port for HTTP.
-pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Taken> {
-    TcpListener::bind(address).await.map_err(|source| Taken { key, address, source })
+/// Takes a TCP port for HTTP. Port 0 takes the one that the last process took for this key, if it is free.
+pub async fn bind(key: &'static str, ip: IpAddr, port: u16, last: &mut Last) -> Result<TcpListener, Taken> {
+    let again = match last.port(key) {
+        Some(again) if port == 0 => TcpListener::bind((ip, again)).await.ok(),
+        _ => None,
+    };
+    let address = SocketAddr::new(ip, port);
+    let taken = |source| Taken { key, address, source };
+    let listener = match again {
+        Some(listener) => listener,
+        None => TcpListener::bind(address).await.map_err(taken)?,
+    };
+    last.take(key, listener.local_addr().map_err(taken)?.port());
+    Ok(listener)
 }
 
 /// Serves a role's port until the process ends.
@@ -80,7 +92,10 @@ pub fn serve(listener: TcpListener, port: Port) {
 }
 
 async fn ready(State(port): State<Port>) -> impl IntoResponse {
-    if (port.ready)() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    match port.ready.check().await {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
 }
 
 async fn metrics(State(port): State<Port>) -> impl IntoResponse {

@@ -3,119 +3,18 @@
 //! Read once at start. Every key has its unit in its name or its type, a default and a range; anything unknown or out
 //! of range stops the start with the key, where it stands and what would be right.
 
-use serde::Deserialize;
+mod sections;
+
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use crate::node;
+pub use sections::{Config, Dataplane, LogFormat, Logging, Redis, Secret};
 
 /// Where the file is looked for when `--config` doesn't name one. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/nebula/nebula.conf";
 
 const ENVIRONMENT_PREFIX: &str = "NEBULA__";
-
-macro_rules! section {
-    ($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $ty:ty = $default:expr),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $name { $($(#[$key_doc])* pub $key: $ty),+ }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($key: $default),+ }
-            }
-        }
-    };
-}
-
-section! {
-    /// All of it. Without a file this is the embedded default.
-    Config {
-        /// Addresses and the ports of the roles.
-        network: Network = Network::default(),
-        /// The store.
-        database: Database = Database::default(),
-        /// The SIP edge.
-        sip: nebula_proxy::Options = nebula_proxy::Options::default(),
-        /// Call control.
-        calls: nebula_switchboard::Options = nebula_switchboard::Options::default(),
-        /// RTP.
-        media: nebula_media::Options = nebula_media::Options::default(),
-        /// The HTTP gateway.
-        api: Api = Api::default(),
-        /// What is logged and how.
-        logging: Logging = Logging::default(),
-        /// Cores and pools of the dataplane.
-        tuning: Tuning = Tuning::default(),
-    }
-}
-
-section! {
-    /// `[network]`
-    Network {
-        /// Where SIP and RTP listen: sets `sip.listen` and `media.local_ip` at once.
-        bind_ip: Option<IpAddr> = None,
-        /// What Contact and SDP say instead of the local address, for a host behind a one-to-one NAT: sets
-        /// `sip.advertised_address` and `media.advertised_ip` at once.
-        advertised_ip: Option<IpAddr> = None,
-        /// Where HTTP, health, metrics and RPC listen. They have no authentication yet: keep them from the public.
-        admin_ip: IpAddr = IpAddr::from([127, 0, 0, 1]),
-        /// Health, metrics and RPC of the proxy; 0 takes any free port.
-        proxy_port: u16 = 8121,
-        /// The same of the switchboard.
-        switchboard_port: u16 = 8122,
-        /// The same of the media agent.
-        media_port: u16 = 8123,
-    }
-}
-
-section! {
-    /// `[database]`
-    Database {
-        /// `sqlite://PATH`; none means `nebula.db` in the state folder.
-        url: Option<String> = None,
-    }
-}
-
-section! {
-    /// `[api]`
-    Api {
-        /// The port; 0 takes any free one.
-        port: u16 = 8080,
-    }
-}
-
-section! {
-    /// `[logging]`
-    Logging {
-        /// A filter such as `info` or `nebula_proxy=debug,info`.
-        filter: String = "info".to_owned(),
-        /// `text` for people, `json` for machines.
-        format: LogFormat = LogFormat::Text,
-    }
-}
-
-/// See `Logging::format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// One line a record, for people.
-    Text,
-    /// One JSON object a record.
-    Json,
-}
-
-section! {
-    /// `[tuning]`
-    Tuning {
-        /// The cores that dataplane workers are pinned to, one worker each; empty means one worker that is not pinned.
-        cores: Vec<u16> = Vec::new(),
-        /// Streams per worker. Memory for all of them is taken at the start.
-        streams_max: u32 = 8192,
-        /// How long a drain waits for live calls before it ends them.
-        drain_timeout_s: u32 = 60,
-    }
-}
 
 /// Why a configuration is refused. One line each.
 #[derive(Debug, PartialEq)]
@@ -189,11 +88,14 @@ impl Config {
 
     /// Every range: the roles' own, and those of the sections here.
     pub fn check(&self, place: impl Fn(&str) -> String) -> Result<(), Error> {
-        // Every message begins with `section.key = value`.
+        // Every message begins with `section.key = value`, or with `section.key: ` where the value is nobody's concern.
         let refused = |why: String| {
-            let key = why.split(" = ").next().unwrap_or(&why).to_owned();
+            let key = why.split([' ', ':']).next().unwrap_or(&why).to_owned();
             Error::Range { place: place(&key), why }
         };
+        if let Some(why) = self.network.wrong().or_else(|| self.redis.wrong()) {
+            return Err(refused(why));
+        }
         self.sip.check().map_err(|e| refused(e.to_string()))?;
         self.calls.check().map_err(|e| refused(e.to_string()))?;
         self.media.check().map_err(|e| refused(e.to_string()))?;
@@ -201,6 +103,8 @@ impl Config {
             ("tuning.streams_max", self.tuning.streams_max as usize, 2, 32_768),
             ("tuning.drain_timeout_s", self.tuning.drain_timeout_s as usize, 0, 86_400),
             ("tuning.cores", self.tuning.cores.len(), 0, 64),
+            ("database.pool_size", self.database.pool_size as usize, 2, 1_000),
+            ("redis.lease_ms", self.redis.lease_ms as usize, 500, 60_000),
         ];
         match ranges.into_iter().find(|(_, value, min, max)| !(min..=max).contains(&value)) {
             Some((key, value, min, max)) => Err(refused(format!("{key} = {value} is out of range: {min} to {max}"))),
@@ -218,6 +122,28 @@ impl Config {
             self.sip.advertised_address = Some(ip);
             self.media.advertised_ip = Some(ip);
         }
+    }
+}
+
+impl sections::Network {
+    /// What is wrong with it, if anything.
+    fn wrong(&self) -> Option<String> {
+        let node = self.node.as_deref()?;
+        let right = node::is_one(node);
+        (!right).then(|| format!("network.node = {node:?} is no node's name: {}", node::RIGHT))
+    }
+}
+
+impl Redis {
+    /// What is wrong with it, if anything.
+    fn wrong(&self) -> Option<String> {
+        let right = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if self.prefix.is_empty() || self.prefix.len() > 64 || !self.prefix.chars().all(right) {
+            return Some(format!("redis.prefix = {:?} is not 1 to 64 letters, digits and -_.:", self.prefix));
+        }
+        // The URL itself may hold a password, and is not repeated.
+        let wrong = nebula_bus::redis::Options::parse(self.url.as_ref()?.expose()).err()?;
+        Some(format!("redis.url: {wrong}"))
     }
 }
 
@@ -261,6 +187,7 @@ fn find_key(text: &str, key: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -284,6 +211,13 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_not_shown() {
+        let config = parse("[redis]\nurl = \"redis://:hidden@a\"\npassword = \"hidden\"\n", &[]).unwrap();
+        assert_eq!(config.redis.password.as_ref().map(Secret::expose), Some("hidden"));
+        assert!(!format!("{config:?}").contains("hidden"));
+    }
+
+    #[test]
     fn errors_say_what_where_and_what_would_be_right() {
         for (text, environment, says) in [
             ("[sip]\nprot = 5060\n", &[][..], &["n.conf line 2", "prot", "port"][..]),
@@ -301,6 +235,12 @@ mod tests {
             ),
             ("", &[("NEBULA__SIP", "1")], &["NEBULA__SECTION__KEY"]),
             ("[logging]\nformat = \"xml\"\n", &[], &["line 2", "text", "json"]),
+            ("[tuning]\ndataplane = \"none\"\n", &[], &["line 2", "own", "external"]),
+            ("[network]\n\nnode = \"a b\"\n", &[], &["line 3", "network.node", "a b", "1 to 64 letters"]),
+            ("[database]\npool_size = 1\n", &[], &["line 2", "database.pool_size = 1", "2 to 1000"]),
+            ("[redis]\nlease_ms = 0\n", &[], &["line 2", "redis.lease_ms = 0", "500 to 60000"]),
+            ("[redis]\nprefix = \"*\"\n", &[], &["line 2", "redis.prefix", "letters"]),
+            ("[redis]\nurl = \"http://a\"\n", &[], &["line 2", "redis.url", "rediss", "redis+cluster"]),
         ] {
             let error = parse(text, environment).unwrap_err();
             for part in says {

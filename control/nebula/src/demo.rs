@@ -1,11 +1,16 @@
 //! The demo extensions of a first start: 1000 to 1009 with random passwords.
 
+use nebula_store::extensions::{Customer, Ha1, NewExtension};
+use nebula_store::{Store, now_unix_ms};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The first of them.
 pub const FIRST: u16 = 1000;
 /// How many.
 pub const COUNT: u16 = 10;
+
+/// The one customer, whose all extensions are for now.
+pub const CUSTOMER: &str = "default";
 
 /// Sets all of their passwords, for scripts.
 pub const PASSWORD_VARIABLE: &str = "NEBULA_DEMO_PASSWORD";
@@ -37,6 +42,23 @@ pub fn extensions() -> Result<Vec<Extension>, getrandom::Error> {
             Ok(Extension { user: user.to_string(), password })
         })
         .collect()
+}
+
+/// The customer, as a first start makes it.
+pub fn customer() -> Customer {
+    Customer { id: CUSTOMER.to_owned(), name: "Default".to_owned(), created_unix_ms: now_unix_ms() }
+}
+
+/// Makes the demo extensions if there is no extension yet; returns those that were made. `who` is for the audit log.
+pub async fn seed(store: &Store, realm: &str, who: &str) -> anyhow::Result<Vec<Extension>> {
+    let all = extensions()?;
+    let new = |e: &Extension| NewExtension {
+        user: e.user.clone(),
+        display_name: format!("Demo {}", e.user),
+        ha1: Ha1::new(&e.user, realm, &e.password),
+    };
+    let seeded = nebula_store::extensions::seed(store, customer(), all.iter().map(new).collect(), who).await?;
+    Ok(if seeded { all } else { Vec::new() })
 }
 
 /// A password that a person can type into a phone.

@@ -1,7 +1,8 @@
 //! `nebula extension`: the extensions in the store, by hand.
 
-use crate::demo;
-use crate::up::{CUSTOMER, StateArguments};
+use crate::backbone::{Schema, open_store};
+use crate::demo::{self, CUSTOMER};
+use crate::state::StateArguments;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
@@ -31,6 +32,11 @@ pub enum Command {
         #[command(flatten)]
         state: StateArguments,
     },
+    /// Make the ten of a first start, 1000 to 1009, if there is no extension yet; prints their passwords.
+    Demo {
+        #[command(flatten)]
+        state: StateArguments,
+    },
     /// Set another password, and print it.
     Password {
         /// The extension.
@@ -45,9 +51,14 @@ pub enum Command {
 
 /// Does one of them.
 pub async fn run(command: Command) -> Result<()> {
-    let (Command::List { state } | Command::Add { state, .. } | Command::Password { state, .. }) = &command;
+    let (Command::List { state }
+    | Command::Add { state, .. }
+    | Command::Demo { state }
+    | Command::Password { state, .. }) = &command;
     let config = state.configuration()?;
-    let store = state.store(&config, &state.folder()?).await?;
+    // The embedded database may not be there yet; one that is shared is migrated by `nebula migrate`.
+    let schema = if config.database.url.is_some() { Schema::Check } else { Schema::Migrate };
+    let store = open_store(&config, &state.folder()?, schema).await?;
     match command {
         Command::List { .. } => {
             let mut table = Table::new();
@@ -66,9 +77,22 @@ pub async fn run(command: Command) -> Result<()> {
             let password = chosen(password)?;
             let ha1 = Ha1::new(&user, &config.sip.realm, &password);
             let new = NewExtension { display_name: name.unwrap_or_else(|| user.clone()), ha1, user: user.clone() };
+            match extensions::add_customer(&store, demo::customer(), WHO).await {
+                Ok(()) | Err(nebula_store::Error::Duplicate) => {}
+                Err(e) => return Err(e).context("cannot add the customer of all extensions"),
+            }
             let added = extensions::insert(&store, CUSTOMER, vec![new], WHO).await;
             added.with_context(|| format!("cannot add extension {user}"))?;
             println!("extension {user} has password {password}");
+        }
+        Command::Demo { .. } => {
+            let made = demo::seed(&store, &config.sip.realm, WHO).await?;
+            if made.is_empty() {
+                bail!("there are extensions already; `nebula extension add` adds one");
+            }
+            for demo::Extension { user, password } in made {
+                println!("extension {user} has password {password}");
+            }
         }
         Command::Password { user, password, .. } => {
             let password = chosen(password)?;

@@ -3,12 +3,23 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod backbone;
+mod command_line;
 mod config;
+mod dataplane;
 mod demo;
 mod extension;
+mod keep;
+mod last;
 mod logging;
+mod migrate;
+mod node;
+mod process;
+mod ready;
+mod role;
 mod roles;
 mod runtime;
+mod state;
 mod supervise;
 mod up;
 mod welcome;
@@ -32,13 +43,27 @@ struct Arguments {
 enum Command {
     /// Run the whole system in this process, with a dataplane beside it.
     Up(up::Arguments),
+    /// Run a SIP edge by itself; it needs Redis and a database.
+    Proxy(role::proxy::Arguments),
+    /// Run call control by itself; it needs Redis and a database.
+    Switchboard(role::switchboard::Arguments),
+    /// Run a media agent by itself, with a dataplane beside it; it needs Redis and a database.
+    Media(role::media::Arguments),
+    /// Run the HTTP gateway by itself; it needs Redis and a database.
+    Api(role::api::Arguments),
+    /// See and change the database's schema.
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// List, add and change extensions.
     #[command(subcommand)]
     Extension(extension::Command),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match command_line::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return ExitCode::from(code),
+    };
     // The database holds the hashes that phones authenticate with: what is made here is its owner's alone.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // One thread: the roles are a few actors that wake each other many times a call, and a wake-up across threads costs
@@ -50,14 +75,27 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Up(arguments) => up::run(arguments).await,
+            Command::Proxy(arguments) => role::proxy::run(arguments).await,
+            Command::Switchboard(arguments) => role::switchboard::run(arguments).await,
+            Command::Media(arguments) => role::media::run(arguments).await,
+            Command::Api(arguments) => role::api::run(arguments).await,
+            Command::Migrate(command) => migrate::run(command).await,
             Command::Extension(command) => extension::run(command).await,
         }
     });
+    // What still runs was told to end, or shall not hold up the end.
+    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&chain(&e)),
+        Err(e) => {
+            let code = fail(&chain(&e));
+            if e.is::<process::Fenced>() { ExitCode::from(FENCED) } else { code }
+        }
     }
 }
+
+/// The exit code of a process whose name another one took: a supervisor must not start it again, or the two would fight.
+const FENCED: u8 = 3;
 
 /// An error and its causes, those that it doesn't name itself.
 fn chain(error: &anyhow::Error) -> String {

@@ -1,14 +1,15 @@
 //! The roles of one process: started bottom up, drained and stopped top down.
 
 use crate::admin::{self, Port};
+use crate::backbone::Backbone;
 use crate::config::Config;
+use crate::process::Member;
+use crate::ready::Readiness;
 use crate::runtime::{RolePorts, StopSignals};
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
+use nebula_bus::Bus;
 use nebula_bus::contract::{InstanceId, Role};
-use nebula_bus::{Bus, Membership};
-use nebula_store::Store;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -26,26 +27,18 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// Starts them. What has been started is stopped again when a later one fails.
-    pub async fn start(config: &Config, sip: nebula_proxy::Bound, bus: &Bus, store: &Store) -> Result<Self> {
-        let media = nebula_media::start(config.media.clone(), bus.clone(), Membership::alone(Role::Media)).await?;
-        let member = Membership::alone(Role::Switchboard);
+    /// Takes their names and starts them. What has been started is left as it is when a later one fails: its calls are
+    /// the next start's.
+    pub async fn start(config: &Config, sip: nebula_proxy::Bound, backbone: &Backbone) -> Result<(Self, Vec<Member>)> {
+        let (bus, store) = (&backbone.bus, &backbone.store);
+        let (membership, media_member) = backbone.enter(Role::Media).await?;
+        let media = nebula_media::start(config.media.clone(), bus.clone(), membership).await?;
+        let (membership, switchboard_member) = backbone.enter(Role::Switchboard).await?;
         let switchboard =
-            match nebula_switchboard::start(config.calls.clone(), bus.clone(), store.clone(), member).await {
-                Ok(switchboard) => switchboard,
-                Err(e) => {
-                    media.stop().await;
-                    return Err(e.into());
-                }
-            };
-        match sip.serve(bus.clone(), store.clone(), Membership::alone(Role::Proxy)) {
-            Ok(proxy) => Ok(Self { media, switchboard, proxy }),
-            Err(e) => {
-                switchboard.stop().await;
-                media.stop().await;
-                Err(e.into())
-            }
-        }
+            nebula_switchboard::start(config.calls.clone(), bus.clone(), store.clone(), membership).await?;
+        let (membership, proxy_member) = backbone.enter(Role::Proxy).await?;
+        let proxy = sip.serve(bus.clone(), store.clone(), membership)?;
+        Ok((Self { media, switchboard, proxy }, vec![media_member, switchboard_member, proxy_member]))
     }
 
     /// No new calls; waits until the live ones have ended, the time is up or another signal comes; then stops. Calls
@@ -68,23 +61,15 @@ impl Roles {
 
     /// Serves each role's own port.
     pub fn serve(&self, ports: RolePorts, bus: &Bus, metrics: &PrometheusHandle) {
-        let port = |role, instance: &InstanceId, ready: Box<dyn Fn() -> bool + Send + Sync>| Port {
+        let port = |role, instance: &InstanceId| Port {
             role,
             instance: instance.clone(),
-            ready: Arc::from(ready),
+            ready: Readiness::new(role, instance, bus, || Ok(())),
             bus: bus.clone(),
             metrics: metrics.clone(),
         };
-        let announced = |role, instance: &InstanceId| {
-            let (bus, instance) = (bus.clone(), instance.clone());
-            Box::new(move || bus.instances(role).iter().any(|a| a.instance == instance && !a.draining))
-        };
-        let (proxy, switchboard, media) = (self.proxy.instance(), self.switchboard.instance(), self.media.instance());
-        admin::serve(ports.proxy, port(Role::Proxy, proxy, announced(Role::Proxy, proxy)));
-        admin::serve(
-            ports.switchboard,
-            port(Role::Switchboard, switchboard, announced(Role::Switchboard, switchboard)),
-        );
-        admin::serve(ports.media, port(Role::Media, media, announced(Role::Media, media)));
+        admin::serve(ports.proxy, port(Role::Proxy, self.proxy.instance()));
+        admin::serve(ports.switchboard, port(Role::Switchboard, self.switchboard.instance()));
+        admin::serve(ports.media, port(Role::Media, self.media.instance()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One task. A dataplane that already answers on the socket is adopted (its pid comes from the kernel, SO_PEERCRED);
 //! else one is started in a process group of its own, so that Ctrl-C in our terminal doesn't reach it. Death is seen through
-//! a pidfd, at no cost while nothing happens.
+//! a pidfd, at no cost while nothing happens. A dataplane that another supervisor keeps is only [`observe`]d.
 
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
@@ -12,13 +12,22 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-/// A dataplane that dies this soon after its start is broken rather than unlucky: the next start waits.
+/// A dataplane that dies this soon after its start may be broken rather than unlucky: the next start waits.
 const SOON: Duration = Duration::from_secs(2);
 
-const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// The first such pause; it doubles.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest one.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How long a fresh dataplane may take until its socket answers.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a starting dataplane is asked for.
+const START_POLL: Duration = Duration::from_millis(2);
+
+/// How often a dataplane of somebody else is looked for while there is none.
+const OBSERVE_POLL: Duration = Duration::from_millis(100);
 
 const RESTARTS: &str = "nebula_dataplane_restarts_total";
 
@@ -58,22 +67,40 @@ pub enum Error {
     },
 }
 
-/// A running supervisor.
+/// A running supervisor. Dropped, it goes on.
 pub struct Handle {
-    first_pid: i32,
-    stop: watch::Sender<bool>,
+    pids: watch::Receiver<Option<i32>>,
+    orders: watch::Sender<Order>,
     task: tokio::task::JoinHandle<()>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    GoOn,
+    /// End the dataplane, and the supervision.
+    Stop,
+    /// End the supervision.
+    Leave,
+}
+
 impl Handle {
-    /// The pid of the dataplane that `start` found or made.
-    pub fn pid(&self) -> i32 {
-        self.first_pid
+    /// The pid of the living dataplane, as it changes; none while there is none.
+    pub fn pids(&self) -> watch::Receiver<Option<i32>> {
+        self.pids.clone()
     }
 
-    /// Ends the dataplane (SIGTERM) and the supervision of it.
+    /// Ends the dataplane (SIGTERM), unless it is somebody else's, and the supervision of it.
     pub async fn stop(self) {
-        self.stop.send_replace(true);
+        self.end(Order::Stop).await;
+    }
+
+    /// Ends the supervision. The dataplane flows on, and the next start adopts it.
+    pub async fn leave(self) {
+        self.end(Order::Leave).await;
+    }
+
+    async fn end(self, order: Order) {
+        self.orders.send_replace(order);
         if let Err(e) = self.task.await {
             tracing::error!(error = %e, "the supervisor of the dataplane failed");
         }
@@ -84,47 +111,90 @@ impl Handle {
 pub async fn start(options: Options) -> Result<Handle, Error> {
     metrics::describe_counter!(RESTARTS, "times that the dataplane had to be started again");
     let first = bring_up(&options).await?;
-    let (stop, stopped) = watch::channel(false);
-    let first_pid = first.pid;
-    let task = tokio::spawn(supervise(options, first, stopped));
-    Ok(Handle { first_pid, stop, task })
+    let (pid, pids) = watch::channel(Some(first.pid));
+    let (orders, told) = watch::channel(Order::GoOn);
+    let task = tokio::spawn(supervise(options, first, pid, told));
+    Ok(Handle { pids, orders, task })
 }
 
-async fn supervise(options: Options, first: Process, mut stopped: watch::Receiver<bool>) {
+/// Only looks after the pid of a dataplane that somebody else starts and stops.
+pub fn observe(socket: PathBuf) -> Handle {
+    let (pid, pids) = watch::channel(None);
+    let (orders, mut told) = watch::channel(Order::GoOn);
+    let look = async move {
+        loop {
+            match find(&socket).await {
+                Some(mut process) => {
+                    tracing::info!(pid = process.pid, "found the dataplane");
+                    pid.send_replace(Some(process.pid));
+                    process.ended().await;
+                    tracing::error!(pid = process.pid, "the dataplane has ended; its supervisor should start another");
+                    pid.send_replace(None);
+                }
+                None => tokio::time::sleep(OBSERVE_POLL).await,
+            }
+        }
+    };
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = look => {}
+            _ = ordered(&mut told) => {}
+        }
+    });
+    Handle { pids, orders, task }
+}
+
+async fn supervise(
+    options: Options,
+    first: Process,
+    pid: watch::Sender<Option<i32>>,
+    mut told: watch::Receiver<Order>,
+) {
     let mut process = first;
+    let mut pause = Duration::ZERO;
     loop {
         let since = tokio::time::Instant::now();
         tokio::select! {
             () = process.ended() => {}
-            () = told(&mut stopped) => {
-                process.terminate();
-                process.ended().await;
+            order = ordered(&mut told) => {
+                if order == Order::Stop {
+                    process.terminate();
+                    process.ended().await;
+                }
                 return;
             }
         }
+        pid.send_replace(None);
         metrics::counter!(RESTARTS).increment(1);
         tracing::error!(pid = process.pid, "the dataplane has ended; starting another");
-        if since.elapsed() < SOON {
-            tokio::time::sleep(RESTART_PAUSE).await;
+        let soon = since.elapsed() < SOON;
+        pause = if soon { (pause * 2).clamp(RESTART_PAUSE_MIN, RESTART_PAUSE_MAX) } else { Duration::ZERO };
+        tokio::select! {
+            again = bring_up_again(&options, pause) => process = again,
+            _ = ordered(&mut told) => return,
         }
-        process = loop {
-            match bring_up(&options).await {
-                Ok(process) => break process,
-                Err(e) => {
-                    tracing::error!(error = %e, "no dataplane");
-                    tokio::select! {
-                        () = tokio::time::sleep(RESTART_PAUSE) => {}
-                        () = told(&mut stopped) => return,
-                    }
-                }
-            }
-        };
+        pid.send_replace(Some(process.pid));
     }
 }
 
-/// Waits until the handle says stop, or is gone.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    stopped.wait_for(|stop| *stop).await.ok();
+/// After a pause, until it succeeds.
+async fn bring_up_again(options: &Options, mut pause: Duration) -> Process {
+    loop {
+        tokio::time::sleep(pause).await;
+        match bring_up(options).await {
+            Ok(process) => return process,
+            Err(e) => tracing::error!(error = %e, "no dataplane"),
+        }
+        pause = (pause * 2).clamp(RESTART_PAUSE_MIN, RESTART_PAUSE_MAX);
+    }
+}
+
+/// Waits for an order; for ever if there is nobody to give one any more.
+async fn ordered(told: &mut watch::Receiver<Order>) -> Order {
+    match told.wait_for(|order| *order != Order::GoOn).await.map(|order| *order) {
+        Ok(order) => order,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// A dataplane's process, ours or adopted.
@@ -165,10 +235,8 @@ impl Process {
 }
 
 async fn bring_up(options: &Options) -> Result<Process, Error> {
-    if let Some(pid) = listening_pid(&options.socket).await
-        && let Ok(process) = Process::adopt(pid, None)
-    {
-        tracing::info!(pid, "adopted the dataplane that was running");
+    if let Some(process) = find(&options.socket).await {
+        tracing::info!(pid = process.pid, "adopted the dataplane that was running");
         return Ok(process);
     }
     let log_bytes_before = std::fs::metadata(&options.log).map_or(0, |log| log.len());
@@ -186,10 +254,15 @@ async fn bring_up(options: &Options) -> Result<Process, Error> {
         if started.elapsed() > START_TIMEOUT {
             return Err(not_up(format!("no answer within {} s", START_TIMEOUT.as_secs())));
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(START_POLL).await;
     };
     tracing::info!(pid, "started the dataplane");
     Process::adopt(pid, Some(child)).map_err(|e| not_up(e.to_string()))
+}
+
+/// The one that runs already.
+async fn find(socket: &Path) -> Option<Process> {
+    Process::adopt(listening_pid(socket).await?, None).ok()
 }
 
 fn spawn(options: &Options) -> Result<tokio::process::Child, Error> {

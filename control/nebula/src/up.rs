@@ -1,75 +1,30 @@
-//! `nebula up`: every role in this process over an in-process bus and an embedded store, and a supervised dataplane.
+//! `nebula up`: every role in this process, and a supervised dataplane. Over an in-process bus and an embedded store, or
+//! over Redis and Postgres where the configuration names them.
 //!
 //! Start: configuration, state folder, all ports, store, so that what an operator can get wrong is told before anything
 //! runs; then, bottom up, dataplane, media agent, switchboard, proxy; then it says what to do next. SIGINT or SIGTERM drains: no new calls, live calls end or time out, then everything stops, top down. A
 //! second signal cuts the drain short; the calls that are left are hung up and recorded all the same.
 
+use crate::backbone::{Backbone, Schema};
 use crate::config::Config;
+use crate::process::Process;
 use crate::roles::Roles;
-use crate::runtime::{Ports, Runtime, StopSignals, lock};
-use crate::{demo, logging, supervise, welcome};
-use anyhow::{Context, Result, anyhow};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use nebula_bus::{Bus, contract};
-use nebula_store::extensions::{self, Customer, Ha1, NewExtension};
-use nebula_store::outbox::OutboxEvent;
-use nebula_store::{Store, now_unix_ms, publisher};
+use crate::runtime::{Ports, Runtime, RuntimeFile, SIP_PORT, bind_sip};
+use crate::state::StateArguments;
+use crate::{dataplane, demo, welcome};
+use anyhow::Result;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-
-/// Prometheus histograms drop what is older than they keep; this must run now and then.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
-
-/// The one customer of an embedded system.
-pub const CUSTOMER: &str = "default";
-
-/// Where state and configuration are; shared by all commands that touch the store.
-#[derive(Debug, Clone, clap::Args)]
-pub struct StateArguments {
-    /// The configuration file; /etc/nebula/nebula.conf if it exists.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The state folder: database, sockets, logs [default: ~/.local/state/nebula].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-}
-
-impl StateArguments {
-    /// The configuration: file, then environment.
-    pub fn configuration(&self) -> Result<Config> {
-        Ok(Config::load(self.config.as_deref(), std::env::vars())?)
-    }
-
-    /// The state folder, made if it isn't there.
-    pub fn folder(&self) -> Result<PathBuf> {
-        let home_state = || {
-            let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-            base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))
-        };
-        let folder = self.state.clone().or_else(|| home_state().map(|base| base.join("nebula")));
-        let folder = folder.context("no state folder: neither --state, XDG_STATE_HOME nor HOME is set")?;
-        let made = std::fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
-        made.with_context(|| {
-            format!("state folder {}: not a folder that can be made; choose another with --state", folder.display())
-        })
-    }
-
-    /// The store that the configuration names, or the one in the state folder.
-    pub async fn store(&self, config: &Config, folder: &Path) -> Result<Store> {
-        let options = match &config.database.url {
-            Some(url) => nebula_store::Options { url: url.clone() },
-            None => nebula_store::Options::file(folder.join("nebula.db")),
-        };
-        Ok(Store::open(&options).await?)
-    }
-}
 
 /// The flags of `nebula up`. They win over environment and file.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     state: StateArguments,
+    /// This host's name in a fleet, the same after a restart [sets network.node].
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Where SIP and RTP listen [sets network.bind_ip].
     #[arg(long, value_name = "IP")]
     bind_ip: Option<IpAddr>,
@@ -106,6 +61,9 @@ impl Arguments {
                 *key = value;
             }
         }
+        if self.node.is_some() {
+            config.network.node.clone_from(&self.node);
+        }
         if let Some(ip) = self.bind_ip {
             config.sip.listen = vec![ip];
             config.media.local_ip = Some(ip);
@@ -126,100 +84,37 @@ impl Arguments {
 pub async fn run(arguments: Arguments) -> Result<()> {
     let mut config = arguments.state.configuration()?;
     arguments.override_configuration(&mut config)?;
-    let _logs = logging::start(&config.logging).map_err(|e| anyhow!(e))?;
-    let mut signals = StopSignals::new()?;
+    let mut process = Process::begin(None, &arguments.state, config)?;
+    let ports = Ports::bind(&process.config, &mut process.last).await?;
+    let sip = bind_sip(&process.config.sip, &mut process.last).await?;
+    let backbone = Backbone::open(&process, Schema::Migrate).await?;
+    let fresh = demo::seed(&backbone.store, &process.config.sip.realm, "nebula up").await?;
+    let dataplane = dataplane::begin(&mut process, arguments.dataplane.as_deref()).await?;
 
-    let folder = arguments.state.folder()?;
-    let _lock = lock(&folder)?;
-    let metrics = record_metrics()?;
-    let ports = Ports::bind(&config).await?;
-    let sip = nebula_proxy::bind(config.sip.clone()).await?;
-    let store = arguments.state.store(&config, &folder).await?;
-    let fresh = seed(&store, &config).await?;
-    config.media.dataplane_socket = folder.join("dataplane.sock");
-    let dataplane = supervise::start(dataplane_options(&arguments, &config, &folder)?).await?;
-
-    let bus = Bus::local();
-    let roles = match Roles::start(&config, sip, &bus, &store).await {
-        Ok(roles) => roles,
+    let (roles, members) = match Roles::start(&process.config, sip, &backbone).await {
+        Ok(started) => started,
         Err(e) => {
-            dataplane.stop().await;
+            // What flows in it may be calls that the next start takes up.
+            dataplane.leave().await;
             return Err(e);
         }
     };
-    let publishing = tokio::spawn(publish(store.clone(), bus.clone()));
-    let runtime = Runtime::new(&ports, roles.proxy.local_addr(), dataplane.pid())?;
-    roles.serve(ports.roles, &bus, &metrics);
-    nebula_api::serve(ports.http, bus.clone(), store.clone());
-    let runtime_file = runtime.publish(&folder)?;
-    welcome::print(&runtime, &folder, config.sip.advertised_address, &fresh);
+    let publishing = backbone.publish_events();
+    process.last.take(SIP_PORT, roles.proxy.local_addr().port());
+    process.last.write();
+    let runtime = Runtime::new(&process.node, &ports, roles.proxy.local_addr(), *dataplane.pids().borrow())?;
+    roles.serve(ports.roles, &backbone.bus, &process.metrics);
+    nebula_api::serve(ports.http, backbone.bus.clone(), backbone.store.clone());
+    let file = RuntimeFile::publish(&process.folder, process.name, &runtime, Some(dataplane.pids()))?;
+    welcome::print(&runtime, &process.folder, process.config.sip.advertised_address, &fresh);
 
-    signals.next().await;
-    drop(runtime_file);
-    roles.drain(&mut signals, Duration::from_secs(config.tuning.drain_timeout_s.into())).await;
+    process.until_told(&members).await?;
+    drop(file);
+    let patience = Duration::from_secs(process.config.tuning.drain_timeout_s.into());
+    roles.drain(&mut process.signals, patience).await;
     dataplane.stop().await;
     publishing.abort();
-    store.close().await;
+    backbone.store.close().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// The process's one recorder of metrics.
-fn record_metrics() -> Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new().install_recorder().context("metrics")?;
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(METRICS_UPKEEP).await;
-            upkeep.run_upkeep();
-        }
-    });
-    Ok(handle)
-}
-
-/// Makes the demo extensions if there is no extension yet; returns those that were made.
-async fn seed(store: &Store, config: &Config) -> Result<Vec<demo::Extension>> {
-    let all = demo::extensions()?;
-    let new = |e: &demo::Extension| NewExtension {
-        user: e.user.clone(),
-        display_name: format!("Demo {}", e.user),
-        ha1: Ha1::new(&e.user, &config.sip.realm, &e.password),
-    };
-    let customer = Customer { id: CUSTOMER.to_owned(), name: "Default".to_owned(), created_unix_ms: now_unix_ms() };
-    let seeded = extensions::seed(store, customer, all.iter().map(new).collect(), "nebula up").await?;
-    Ok(if seeded { all } else { Vec::new() })
-}
-
-fn dataplane_options(arguments: &Arguments, config: &Config, folder: &Path) -> Result<supervise::Options> {
-    let program = match &arguments.dataplane {
-        Some(program) => program.clone(),
-        None => std::env::current_exe().context("this program's own path")?.with_file_name("nebula-dataplane"),
-    };
-    let mut options = vec!["--streams-max".to_owned(), config.tuning.streams_max.to_string()];
-    if !config.tuning.cores.is_empty() {
-        let cores: Vec<String> = config.tuning.cores.iter().map(u16::to_string).collect();
-        options.extend(["--cores".to_owned(), cores.join(",")]);
-    }
-    Ok(supervise::Options {
-        program,
-        socket: config.media.dataplane_socket.clone(),
-        arguments: options,
-        log: folder.join("dataplane.log"),
-    })
-}
-
-/// Carries events from the outbox to the bus.
-async fn publish(store: Store, bus: Bus) {
-    let hand_over = |event: OutboxEvent| {
-        let bus = bus.clone();
-        let event = contract::Event {
-            sequence: event.sequence,
-            kind: event.kind,
-            subject: event.subject,
-            at_unix_ms: event.at_unix_ms,
-            data: event.data,
-        };
-        async move { bus.publish(&event).await }
-    };
-    publisher::run(store, hand_over).await;
 }

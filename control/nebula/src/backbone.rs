@@ -1,0 +1,173 @@
+//! What roles stand on: the bus, the store and the keep of their snapshots. Embedded in this process, or Redis and
+//! Postgres, as the configuration says.
+
+use crate::config::{Config, Secret};
+use crate::keep::FileKeep;
+use crate::process::{Member, Process};
+use anyhow::{Context, Result, bail};
+use nebula_bus::contract::{self, Role};
+use nebula_bus::redis::{self, Redis};
+use nebula_bus::snapshots::{Keep, KeepError};
+use nebula_bus::{Bus, Membership};
+use nebula_store::outbox::OutboxEvent;
+use nebula_store::{Store, publisher, snapshots};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The snapshots of an embedded system, in the state folder.
+const SNAPSHOTS_FILE: &str = "snapshots.db";
+
+/// The database of an embedded system, in the state folder.
+const DATABASE_FILE: &str = "nebula.db";
+
+/// How long a start waits for a Redis that comes and goes.
+const ENTER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause between two attempts meanwhile.
+const ENTER_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a process may change the database's schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// It brings the schema to its own.
+    Migrate,
+    /// It refuses any but its own: others may still run on it.
+    Check,
+}
+
+/// See the module.
+pub struct Backbone {
+    /// The bus.
+    pub bus: Bus,
+    /// The store.
+    pub store: Store,
+    keep: Arc<dyn Keep>,
+    node: String,
+    /// Its tasks end with it.
+    _redis: Option<Redis>,
+}
+
+impl Backbone {
+    /// Opens all of it.
+    pub async fn open(process: &Process, schema: Schema) -> Result<Self> {
+        let redis = match redis_options(&process.config)? {
+            Some(options) => Some(connect(options).await?),
+            None => None,
+        };
+        let (bus, keep): (Bus, Arc<dyn Keep>) = match &redis {
+            Some(redis) => (redis.bus(), redis.keep()),
+            None => {
+                let file = snapshots::File::open(&process.folder.join(SNAPSHOTS_FILE))?;
+                (Bus::local(), Arc::new(FileKeep(file)))
+            }
+        };
+        let store = open_store(&process.config, &process.folder, schema).await?;
+        Ok(Self { bus, store, keep, node: process.node.clone(), _redis: redis })
+    }
+
+    /// Takes a role's name for this process, and up what its predecessor left.
+    pub async fn enter(&self, role: Role) -> Result<(Membership, Member)> {
+        let began = Instant::now();
+        let membership = loop {
+            match Membership::enter(self.keep.clone(), role, &self.node).await {
+                Ok(membership) => break membership,
+                Err(KeepError::Away(why)) if began.elapsed() < ENTER_PATIENCE => {
+                    tracing::warn!(why, "cannot take a name yet; trying again");
+                    sleep(ENTER_PAUSE).await;
+                }
+                Err(e) => return Err(e).context("cannot take a name"),
+            }
+        };
+        let (instance, restored) = (membership.instance.clone(), membership.restored.len());
+        tracing::info!(%instance, fence = membership.fence.get(), restored, "took its name");
+        let snapshots = membership.snapshots.clone();
+        Ok((membership, Member { instance, snapshots }))
+    }
+
+    /// Carries events from the outbox to the bus, until it is aborted.
+    pub fn publish_events(&self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(publish(self.store.clone(), self.bus.clone()))
+    }
+}
+
+/// Opens the store that the configuration names, or the one in the state folder.
+pub async fn open_store(config: &Config, folder: &Path, schema: Schema) -> Result<Store> {
+    let mut options = nebula_store::Options::url(database_url(config, folder));
+    options.migrate = schema == Schema::Migrate;
+    Ok(Store::open(&options).await?)
+}
+
+/// Where the database is.
+pub fn database_url(config: &Config, folder: &Path) -> String {
+    match &config.database.url {
+        Some(url) => url.expose().to_owned(),
+        None => format!("sqlite://{}", folder.join(DATABASE_FILE).display()),
+    }
+}
+
+/// What the configuration says of Redis, if anything.
+fn redis_options(config: &Config) -> Result<Option<redis::Options>> {
+    let section = &config.redis;
+    let Some(url) = &section.url else { return Ok(None) };
+    // The range check has read the URL before.
+    let mut options = redis::Options::parse(url.expose()).context("redis.url")?;
+    if let Some(password) = &section.password {
+        options = options.password(password.expose());
+    }
+    if let Some(password) = &section.sentinel_password {
+        options = options.sentinel_password(password.expose());
+    }
+    if let Some(file) = &section.ca_file {
+        let pem = std::fs::read(file).with_context(|| format!("redis.ca_file = {}", file.display()))?;
+        options = options.ca_pem(pem);
+    }
+    let lease = Duration::from_millis(section.lease_ms.into());
+    Ok(Some(options.prefix(section.prefix.as_str()).lease(lease)))
+}
+
+async fn connect(options: redis::Options) -> Result<Redis> {
+    let place = options.to_string();
+    let connected = Redis::connect(options).await;
+    connected.with_context(|| format!("cannot use Redis at {place}; see redis.url and redis.password"))
+}
+
+/// A role by itself needs what it can reach the others by.
+pub fn require_fleet(role: Role, config: &Config) -> Result<()> {
+    let missing = |key: &str, url: &Option<Secret>, example: &str| match url {
+        Some(_) => None,
+        None => {
+            let variable = format!("NEBULA__{}", key.to_uppercase().replace('.', "__"));
+            Some(format!("{key}, for example {example:?} (or {variable})"))
+        }
+    };
+    let missing = [
+        missing("redis.url", &config.redis.url, "redis://127.0.0.1:6379"),
+        missing("database.url", &config.database.url, "postgres://nebula:PASSWORD@127.0.0.1/nebula"),
+    ];
+    let missing: Vec<String> = missing.into_iter().flatten().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let role = role.name();
+    bail!(
+        "nebula {role} shares Redis and a database with the other roles: set {}; `nebula up` needs neither",
+        missing.join(" and ")
+    )
+}
+
+async fn publish(store: Store, bus: Bus) {
+    let hand_over = |event: OutboxEvent| {
+        let bus = bus.clone();
+        let event = contract::Event {
+            sequence: event.sequence,
+            kind: event.kind,
+            subject: event.subject,
+            at_unix_ms: event.at_unix_ms,
+            data: event.data,
+        };
+        async move { bus.publish(&event).await }
+    };
+    publisher::run(store, hand_over).await;
+}

@@ -1,0 +1,114 @@
+//! What every long-running command is made of: its configuration, log, state folder, name, metrics and signals.
+
+use crate::config::Config;
+use crate::last::Last;
+use crate::runtime::{RuntimeFile, StopSignals};
+use crate::state::{Lock, StateArguments};
+use crate::{logging, node};
+use anyhow::{Context, Result, anyhow};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use nebula_bus::Snapshots;
+use nebula_bus::contract::{InstanceId, Role};
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing_appender::non_blocking::WorkerGuard;
+
+/// Prometheus histograms drop what is older than they keep; this must run now and then.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// The name of a process that has all roles.
+const WHOLE: &str = "nebula";
+
+/// A process on its way to be a role, or all of them.
+pub struct Process {
+    /// File, environment and command line, checked.
+    pub config: Config,
+    /// The state folder, locked.
+    pub folder: PathBuf,
+    /// Its name in a fleet.
+    pub node: String,
+    /// What its files in the state folder are called.
+    pub name: &'static str,
+    /// What the last process here chose.
+    pub last: Last,
+    /// The process's one recorder of metrics.
+    pub metrics: PrometheusHandle,
+    /// What stops it.
+    pub signals: StopSignals,
+    _lock: Lock,
+    _logs: WorkerGuard,
+}
+
+/// Another process runs under our name, and has our calls.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} was taken over by another process of that name, which has its calls now; ending. Names are given by \
+     network.node, or --node: no two processes of a role may share one"
+)]
+pub struct Fenced(InstanceId);
+
+impl Process {
+    /// With one role, or with all. From here on nothing is printed but by the log.
+    pub fn begin(role: Option<Role>, state: &StateArguments, config: Config) -> Result<Self> {
+        let logs = logging::start(&config.logging).map_err(|e| anyhow!(e))?;
+        let signals = StopSignals::new()?;
+        let folder = state.folder()?;
+        let (name, lock) = match role {
+            Some(role) => (role.name(), Lock::role(&folder, role.name())?),
+            None => (WHOLE, Lock::whole(&folder)?),
+        };
+        RuntimeFile::clear(&folder, name);
+        let mut last = Last::read(&folder, name);
+        let node = match &config.network.node {
+            Some(node) => node.clone(),
+            // A container may have another host name with each start. Embedded, nobody else needs to tell it from others.
+            None if role.is_none() && config.redis.url.is_none() => last.node(node::of_host),
+            None => node::of_host(),
+        };
+        let metrics = record_metrics()?;
+        Ok(Self { config, folder, node, name, last, metrics, signals, _lock: lock, _logs: logs })
+    }
+
+    /// Waits until it is told to end; an error if another process has taken over one of these names.
+    pub async fn until_told(&mut self, members: &[Member]) -> Result<()> {
+        tokio::select! {
+            () = self.signals.next() => Ok(()),
+            fenced = fenced(members) => Err(fenced.into()),
+        }
+    }
+}
+
+/// What is left of a membership when its role has it.
+pub struct Member {
+    /// The name on the bus.
+    pub instance: InstanceId,
+    /// Where its state is kept.
+    pub snapshots: Snapshots,
+}
+
+/// Waits until another process has taken over one of the names.
+pub async fn fenced(members: &[Member]) -> Fenced {
+    if members.is_empty() {
+        return std::future::pending().await;
+    }
+    let each = members.iter().map(|member| {
+        Box::pin(async {
+            member.snapshots.fenced().await;
+            Fenced(member.instance.clone())
+        })
+    });
+    futures_util::future::select_all(each).await.0
+}
+
+/// The process's one recorder of metrics.
+fn record_metrics() -> Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}
