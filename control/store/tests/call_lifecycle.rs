@@ -7,6 +7,7 @@ use common::{Fixture, call, cdr};
 use nebula_store::{Error, calls, cdrs, outbox};
 
 on_both!(
+    rows_of_ended_calls_are_purged_and_nothing_else,
     start_answer_end_leave_row_record_and_events_over_a_reopening,
     ends_reported_at_once_from_everywhere_leave_one_record,
     a_refused_call_that_never_started_has_its_record,
@@ -106,4 +107,20 @@ async fn a_failing_write_leaves_its_neighbours_of_the_group_alone(fixture: Fixtu
     // Neither a lost event nor one too many, from writes that were run twice.
     assert_eq!(outbox::unpublished(store, 0, 100).await.unwrap().len(), 37);
     assert!(fixture.store.write_counts().reruns > 0, "no group had a failure: the test shows nothing");
+}
+
+async fn rows_of_ended_calls_are_purged_and_nothing_else(fixture: Fixture) {
+    let store = &fixture.store;
+    for n in 0..1_203 {
+        let mut record = cdr(&format!("c{n}"));
+        record.ended_unix_ms = if n < 1_200 { 5_000 } else { 9_000 };
+        calls::start(store, call(&record.call_id)).await.unwrap();
+        calls::end(store, record).await.unwrap();
+    }
+    calls::start(store, call("living")).await.unwrap();
+    assert_eq!(calls::purge(store, 9_000).await.unwrap(), 1_200, "more than go at once");
+    assert_eq!(calls::purge(store, 9_000).await.unwrap(), 0);
+    assert!(calls::get(store, "c0").await.unwrap().is_none() && calls::get(store, "c1200").await.unwrap().is_some());
+    assert!(calls::get(store, "living").await.unwrap().is_some());
+    assert_eq!(cdrs::list(store, 10_000).await.unwrap().len(), 1_203);
 }

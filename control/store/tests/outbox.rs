@@ -5,10 +5,11 @@ mod common;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use common::postgres::Server;
 use common::{Fixture, call, cdr};
-use nebula_store::{Store, calls, outbox, publisher};
+use nebula_store::{Options, Store, calls, outbox, publisher};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -111,5 +112,93 @@ async fn a_commit_wakes_the_publisher_and_failures_are_tried_again(fixture: Fixt
         let event = timeout(Duration::from_secs(10), events.recv()).await.expect("an event in time");
         assert_eq!(event.unwrap().0, "call.started");
     }
+    running.abort();
+}
+
+/// Takes events until there are this many.
+async fn take(events: &mut mpsc::UnboundedReceiver<(u32, i64, String)>, count: usize) -> Vec<(u32, i64, String)> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let event = timeout(Duration::from_secs(20), events.recv()).await;
+        taken.push(event.unwrap_or_else(|_| panic!("{} of {count} events", taken.len())).unwrap());
+    }
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_processes_one_publishes_and_another_goes_on_when_it_dies() {
+    let server = Server::start().await;
+    let (published, mut events) = mpsc::unbounded_channel();
+    let mut processes = Vec::new();
+    for process in 0..3_u32 {
+        let store = Store::open(&Options::url(server.url())).await.unwrap();
+        let published = published.clone();
+        let publish = move |event: outbox::OutboxEvent| {
+            published.send((process, event.sequence, event.subject)).unwrap();
+            async { Ok::<_, Infallible>(()) }
+        };
+        processes.push((tokio::spawn(publisher::run(store.clone(), publish)), store));
+    }
+    let write = async |from: usize| {
+        for n in from..from + 90 {
+            calls::start(&processes[n % 3].1, call(&format!("c{n:03}"))).await.unwrap();
+        }
+    };
+    write(0).await;
+    let first = take(&mut events, 90).await;
+    let leader = first[0].0;
+    assert!(first.iter().all(|(process, ..)| *process == leader), "one publishes");
+    // Its session ends with it.
+    processes[leader as usize].0.abort();
+    write(100).await;
+    let then = take(&mut events, 90).await;
+    let heir = then[0].0;
+    assert!(heir != leader && then.iter().all(|(process, ..)| *process == heir), "another one goes on");
+    let mut sequences: Vec<_> = first.iter().chain(&then).map(|(_, sequence, _)| *sequence).collect();
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences.len(), 180, "each once, since nobody died between publishing and marking");
+    processes.iter().for_each(|(running, _)| running.abort());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_process_is_published_soon() {
+    let server = Server::start().await;
+    let (published, mut events) = mpsc::unbounded_channel();
+    let publishing = Store::open(&Options::url(server.url())).await.unwrap();
+    let running = tokio::spawn(publisher::run(publishing, move |event: outbox::OutboxEvent| {
+        published.send((0, event.sequence, event.subject)).unwrap();
+        async { Ok::<_, Infallible>(()) }
+    }));
+    let store = Store::open(&Options::url(server.url())).await.unwrap();
+    calls::start(&store, call("first")).await.unwrap();
+    take(&mut events, 1).await;
+    for n in 0..10 {
+        let begun = Instant::now();
+        calls::start(&store, call(&format!("c{n}"))).await.unwrap();
+        take(&mut events, 1).await;
+        // A poll alone would take 5 s.
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_costs_no_event() {
+    let mut server = Server::start().await;
+    let (published, mut events) = mpsc::unbounded_channel();
+    let store = Store::open(&Options::url(server.url())).await.unwrap();
+    let running = tokio::spawn(publisher::run(store.clone(), move |event: outbox::OutboxEvent| {
+        published.send((0, event.sequence, event.subject)).unwrap();
+        async { Ok::<_, Infallible>(()) }
+    }));
+    calls::start(&store, call("before")).await.unwrap();
+    take(&mut events, 1).await;
+    server.kill();
+    server.start_again().await;
+    calls::start(&store, call("after")).await.unwrap();
+    // The first one again, if its mark was lost with the server.
+    let subjects = async { while events.recv().await.expect("a publisher").2 != "after" {} };
+    timeout(Duration::from_secs(20), subjects).await.expect("the publisher leads again");
     running.abort();
 }
