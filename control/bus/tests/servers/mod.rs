@@ -160,3 +160,54 @@ pub fn certificates(folder: &Path) {
     openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=redis -keyout redis.key -out redis.csr");
     openssl("x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out redis.crt");
 }
+
+/// A sentinel that watches one master, alone and impatient.
+pub async fn sentinel(master: &Server) -> Server {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let config = format!(
+        "port {port}\nbind 127.0.0.1\nsentinel monitor calls 127.0.0.1 {} 1\n\
+         sentinel down-after-milliseconds calls 500\nsentinel failover-timeout calls 3000\n",
+        master.port
+    );
+    let path = folder.path().join("sentinel.conf");
+    std::fs::write(&path, config).expect("written");
+    let log_path = folder.path().join("log");
+    let log = std::fs::File::create(&log_path).expect("a log");
+    let mut command = Command::new("redis-server");
+    command.arg(&path).arg("--sentinel").stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
+    let child = command.spawn().expect("redis-server is installed: scripts/install test");
+    let server = Server { port, folder, args: vec![], child: Some(child) };
+    let ready = async || std::fs::read_to_string(&log_path).ok()?.contains("+monitor master").then_some(());
+    until("the sentinel watches", ready).await;
+    server
+}
+
+/// A replica of a master, in step with it.
+pub async fn replica(master: &Server) -> Server {
+    let port = master.port.to_string();
+    let replica = Server::with(&["--replicaof", "127.0.0.1", &port]).await;
+    let in_step = async || replica.ask("INFO replication").await.contains("master_link_status:up").then_some(());
+    until("the replica is in step", in_step).await;
+    replica
+}
+
+/// A cluster of three masters.
+pub async fn cluster() -> Vec<Server> {
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let port = free_port().to_string();
+        let args =
+            ["--cluster-enabled", "yes", "--cluster-port", &port, "--cluster-node-timeout", "2000"].map(str::to_owned);
+        nodes.push(Server::with(&args.each_ref().map(String::as_str)).await);
+    }
+    let mut command = Command::new("redis-cli");
+    command.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+    let made = command.arg("--cluster-yes").output().expect("redis-cli is installed: scripts/install test");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+    for node in &nodes {
+        let whole = async || node.ask("CLUSTER INFO").await.contains("cluster_state:ok").then_some(());
+        until("the cluster is whole", whole).await;
+    }
+    nodes
+}
