@@ -22,7 +22,7 @@ use sockets::{Operation, Sockets, Token};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Entries of the submission queue. A turn that queues more pays one more system call.
 const SUBMISSIONS: u32 = 1024;
@@ -30,6 +30,8 @@ const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS_PER_TURN_MAX: usize = 1024;
 /// The one group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
+/// How long a receive rests that ended for a reason that may last.
+const REARM_PAUSE: Duration = Duration::from_millis(10);
 /// IORING_ENTER_GETEVENTS.
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -89,6 +91,10 @@ pub struct Uring {
     outbox: Outbox,
     /// Receives that have ended and must be armed anew, unless their socket was closed since.
     rearm: Vec<Token>,
+    /// Those that ended for a reason that may well last (no memory): they are armed anew after `REARM_PAUSE`, or this would
+    /// be a loop.
+    rearm_later: Vec<Token>,
+    rearm_later_at: Option<Instant>,
     completions: Vec<cqueue::Entry>,
     /// Tells the kernel how much room each buffer has for the source address.
     receive_header: Box<libc::msghdr>,
@@ -122,6 +128,8 @@ impl Uring {
         let mut uring = Self {
             outbox: Outbox::new(SUBMISSIONS as usize, options.buffers),
             rearm: Vec::with_capacity(sockets.slots() as usize),
+            rearm_later: Vec::with_capacity(sockets.slots() as usize),
+            rearm_later_at: None,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN_MAX),
             receive_header: Box::new(buffers::receive_header()),
             ring,
@@ -140,6 +148,7 @@ impl Uring {
     /// awake-worthy things happen it sleeps on for up to that long to gather more: fewer turns, a little latency.
     pub fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
         self.counters.turns += 1;
+        let timeout = self.end_rest(timeout);
         self.arm_ended_receives();
         let timeout = timeout.map(Timespec::from);
         let mut args = SubmitArgs::new();
@@ -193,7 +202,12 @@ impl Uring {
     ) {
         let socket = self.sockets.socket_of(token);
         if !cqueue::more(completion.flags()) && socket.is_some() {
-            self.rearm.push(token);
+            if may_last(completion.result()) {
+                self.rearm_later.push(token);
+                self.rearm_later_at.get_or_insert_with(|| Instant::now() + REARM_PAUSE);
+            } else {
+                self.rearm.push(token);
+            }
         }
         self.counters.buffers_exhausted += u64::from(completion.result() == -libc::ENOBUFS);
         let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return };
@@ -275,6 +289,19 @@ impl Uring {
         }
     }
 
+    /// Lets receives that have rested be armed; returns how long to wait so that others are not late. Costs nothing while
+    /// none rests.
+    fn end_rest(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        let Some(at) = self.rearm_later_at else { return timeout };
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.rearm.append(&mut self.rearm_later);
+            self.rearm_later_at = None;
+            return timeout;
+        }
+        Some(timeout.map_or(left, |timeout| timeout.min(left)))
+    }
+
     fn arm_ended_receives(&mut self) {
         if !self.rearm.is_empty() && self.outbox.holds_buffers() {
             // The receive may have ended for want of just these buffers.
@@ -352,6 +379,14 @@ impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uring").field("counters", &self.counters).finish_non_exhaustive()
     }
+}
+
+/// Whether a receive that ended so would probably end so again at once. Want of buffers, and what an ICMP message said of an
+/// earlier send, pass by themselves.
+fn may_last(result: i32) -> bool {
+    let passing =
+        [libc::ENOBUFS, libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EMSGSIZE, libc::EINTR];
+    result < 0 && !passing.contains(&-result)
 }
 
 /// Duplicates an eventfd for `Uring::new`.

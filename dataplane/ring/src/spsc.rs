@@ -6,7 +6,7 @@
 //! checked against that (`head <= tail <= head + slots`), so a partner that crashed or lies costs messages, never memory,
 //! and both find each other again.
 //!
-//! The models at the bottom run this code under loom (full, wrap, torn): `cargo nextest run -p nebula-ring loom`.
+//! `models` runs this code under loom (full, wrap, torn, death and takeover): `cargo nextest run -p nebula-ring loom`.
 
 use crate::word::Word;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -134,6 +134,12 @@ impl Producer {
     pub fn publish<W: Word, const SLOT: usize>(&self, ring: Ring<'_, W, SLOT>) {
         // Release: pairs with the Acquire in `pop`; the staged words are visible before the index.
         ring.tail.store(self.tail, Release);
+    }
+
+    /// Whether the consumer has not taken all yet.
+    pub fn is_waited_for<W: Word, const SLOT: usize>(&self, ring: Ring<'_, W, SLOT>) -> bool {
+        // Relaxed: only a hint.
+        ring.head.load(Relaxed) != self.tail
     }
 
     /// How often the consumer's index made no sense.
@@ -275,24 +281,27 @@ impl Seal {
 }
 
 #[cfg(test)]
+mod models;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::atomic::AtomicU64;
 
-    struct Heap<W, const SLOT: usize> {
-        head: W,
-        tail: W,
-        slots: Vec<[W; SLOT]>,
+    pub(super) struct Heap<W, const SLOT: usize> {
+        pub(super) head: W,
+        pub(super) tail: W,
+        pub(super) slots: Vec<[W; SLOT]>,
     }
 
     impl<W, const SLOT: usize> Heap<W, SLOT> {
-        fn new(slots: usize, zero: impl Fn() -> W) -> Self {
+        pub(super) fn new(slots: usize, zero: impl Fn() -> W) -> Self {
             let slots = (0..slots).map(|_| std::array::from_fn(|_| zero())).collect();
             Self { head: zero(), tail: zero(), slots }
         }
 
-        fn ring(&self) -> Ring<'_, W, SLOT> {
+        pub(super) fn ring(&self) -> Ring<'_, W, SLOT> {
             Ring { head: &self.head, tail: &self.tail, slots: &self.slots }
         }
     }
@@ -361,57 +370,6 @@ mod tests {
             producer.push(heap.ring(), b"sane").unwrap();
             let message = consumer.pop(heap.ring()).unwrap();
             prop_assert_eq!(message.as_bytes(), b"sane");
-        }
-    }
-
-    /// Loom models: a slot is two words here, so that a message of one word takes one slot and one of three takes two.
-    mod loom_models {
-        use super::*;
-        use loom::sync::Arc;
-        use loom::sync::atomic::AtomicU64;
-
-        type Small = Heap<AtomicU64, 2>;
-
-        fn run(slots: usize, messages: &'static [&'static [u8]]) {
-            loom::model(move || {
-                let heap: Arc<Small> = Arc::new(Heap::new(slots, || AtomicU64::new(0)));
-                let theirs = heap.clone();
-                let producer = loom::thread::spawn(move || {
-                    let mut producer = Producer::resume(theirs.ring());
-                    for message in messages {
-                        while producer.push(theirs.ring(), message).is_err() {
-                            loom::thread::yield_now();
-                        }
-                    }
-                });
-                let mut consumer = Consumer::resume(heap.ring());
-                for message in messages {
-                    let got = loop {
-                        match consumer.pop(heap.ring()) {
-                            Some(got) => break got,
-                            None => loom::thread::yield_now(),
-                        }
-                    };
-                    assert_eq!(got.as_bytes(), *message);
-                }
-                assert_eq!(consumer.resyncs(), 0);
-                producer.join().unwrap();
-            });
-        }
-
-        #[test]
-        fn loom_full_ring_waits_and_nothing_is_lost() {
-            run(1, &[b"a", b"b"]);
-        }
-
-        #[test]
-        fn loom_wrap_reuses_slots_only_after_they_were_copied() {
-            run(2, &[b"a", b"b", b"c"]);
-        }
-
-        #[test]
-        fn loom_long_messages_are_never_torn() {
-            run(2, &[b"0123456789abcdef", b"fedcba9876543210"]);
         }
     }
 }

@@ -26,15 +26,23 @@ impl Process {
         process
     }
 
+    /// One that may open so many files.
+    pub fn start_with_files(folder: &Path, files: u32, options: &[&str]) -> Self {
+        let mut shell = std::process::Command::new("sh");
+        let limited = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(limited).arg(env!("CARGO_BIN_EXE_nebula-dataplane"));
+        let mut process = Self::spawn_by(shell, folder, options);
+        process.wait_for_line("started");
+        process
+    }
+
     pub fn spawn(folder: &Path, options: &[&str]) -> Self {
+        Self::spawn_by(std::process::Command::new(env!("CARGO_BIN_EXE_nebula-dataplane")), folder, options)
+    }
+
+    fn spawn_by(mut command: std::process::Command, folder: &Path, options: &[&str]) -> Self {
         let socket = folder.join("dataplane.sock");
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_nebula-dataplane"))
-            .arg("--socket")
-            .arg(&socket)
-            .args(options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.arg("--socket").arg(&socket).args(options).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         Self { child, log, socket }
     }

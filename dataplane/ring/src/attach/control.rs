@@ -220,6 +220,10 @@ impl WorkerHandle {
     pub fn receive(&mut self) -> Option<Event> {
         self.next_event().or_else(|| {
             lower(&self.event_wakeup);
+            if self.commands.is_waited_for(self.segment.command_ring(self.worker)) {
+                // The worker may hold them back until there is room for their answers, which there is now.
+                wake(&self.command_wakeup);
+            }
             // Once more: what was reported between the look and the lowering must not be slept over.
             self.next_event()
         })
