@@ -315,6 +315,9 @@ async fn the_cache_keeps_forgets_and_says_when_it_is_away() {
     cache.set("1000", b"one", Duration::from_secs(60)).await.expect("set");
     assert_eq!(cache.get("1000").await, Ok(Some("one".into())));
     assert_eq!(other.get("1000").await, Ok(None));
+    assert_eq!(cache.add("1000", b"late", Duration::from_secs(60)).await, Ok(false), "there is something");
+    assert_eq!(cache.get("1000").await, Ok(Some("one".into())));
+    assert_eq!(cache.add("1002", b"first", Duration::from_secs(60)).await, Ok(true));
     cache.delete("1000").await.expect("deleted");
     assert_eq!(cache.get("1000").await, Ok(None));
     cache.set("1001", b"two", Duration::from_millis(20)).await.expect("set");

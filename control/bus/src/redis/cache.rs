@@ -47,6 +47,13 @@ impl Cache {
         self.ask(redis::cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(live_ms)).await.map(drop)
     }
 
+    /// Keeps a value for so long (at least a millisecond), unless there is one; whether it did.
+    pub async fn add(&self, key: &str, value: &[u8], time_to_live: Duration) -> Result<bool, Error> {
+        let live_ms = u64::try_from(time_to_live.as_millis()).unwrap_or(u64::MAX).max(1);
+        let answer = self.ask(redis::cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(live_ms).arg("NX")).await?;
+        Ok(answer == Value::Okay)
+    }
+
     /// Forgets a value.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
         self.ask(redis::cmd("UNLINK").arg(self.key(key))).await.map(drop)
