@@ -3,6 +3,7 @@
 //! Health says that the process turns, readiness that the role can do its work. In `nebula up` all roles share one
 //! process and so one set of metrics, which every port shows.
 
+use crate::gauges;
 use crate::last::Last;
 use crate::ready::Readiness;
 use axum::body::Bytes;
@@ -13,6 +14,7 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nebula_bus::contract::{InstanceId, Role};
 use nebula_bus::{Bus, Context, Target};
+use nebula_store::Store;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -34,6 +36,8 @@ pub struct Port {
     pub ready: Readiness,
     /// Where its methods are answered.
     pub bus: Bus,
+    /// What else counts.
+    pub store: Store,
     /// The process's metrics.
     pub metrics: PrometheusHandle,
 }
@@ -99,6 +103,7 @@ async fn ready(State(port): State<Port>) -> impl IntoResponse {
 }
 
 async fn metrics(State(port): State<Port>) -> impl IntoResponse {
+    gauges::record(&port.bus, &port.store);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], port.metrics.render())
 }
 

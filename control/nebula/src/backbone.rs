@@ -1,6 +1,7 @@
 //! What roles stand on: the bus, the store and the keep of their snapshots. Embedded in this process, or Redis and
 //! Postgres, as the configuration says.
 
+use crate::cache::RedisCache;
 use crate::config::{Config, Secret};
 use crate::keep::FileKeep;
 use crate::process::{Member, Process};
@@ -21,6 +22,12 @@ const SNAPSHOTS_FILE: &str = "snapshots.db";
 
 /// The database of an embedded system, in the state folder.
 const DATABASE_FILE: &str = "nebula.db";
+
+/// The store's cache among those in Redis.
+const CACHE: &str = "store";
+
+/// Where records wait while the database is away, in the state folder.
+const SPOOL_FOLDER: &str = "spool";
 
 /// How long a start waits for a Redis that comes and goes.
 const ENTER_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,16 +53,13 @@ pub struct Backbone {
     keep: Arc<dyn Keep>,
     node: String,
     /// Its tasks end with it.
-    _redis: Option<Redis>,
+    redis: Option<Redis>,
 }
 
 impl Backbone {
     /// Opens all of it.
     pub async fn open(process: &Process, schema: Schema) -> Result<Self> {
-        let redis = match redis_options(&process.config)? {
-            Some(options) => Some(connect(options).await?),
-            None => None,
-        };
+        let redis = connect(&process.config).await?;
         let (bus, keep): (Bus, Arc<dyn Keep>) = match &redis {
             Some(redis) => (redis.bus(), redis.keep()),
             None => {
@@ -63,8 +67,13 @@ impl Backbone {
                 (Bus::local(), Arc::new(FileKeep(file)))
             }
         };
-        let store = open_store(&process.config, &process.folder, schema).await?;
-        Ok(Self { bus, store, keep, node: process.node.clone(), _redis: redis })
+        let mut options = store_options(&process.config, &process.folder, redis.as_ref());
+        options.migrate = schema == Schema::Migrate;
+        options.instance = format!("{}-{}", process.name, process.node);
+        let spool = process.config.database.spool_folder.clone();
+        options.spool = Some(spool.unwrap_or_else(|| process.folder.join(SPOOL_FOLDER)));
+        let store = Store::open(&options).await?;
+        Ok(Self { bus, store, keep, node: process.node.clone(), redis })
     }
 
     /// Takes a role's name for this process, and up what its predecessor left.
@@ -86,17 +95,29 @@ impl Backbone {
         Ok((membership, Member { instance, snapshots }))
     }
 
+    /// Whether Redis answers; without one the bus is always there.
+    pub fn probe(&self) -> Option<redis::Cache> {
+        self.redis.as_ref().map(|redis| redis.cache("probe"))
+    }
+
     /// Carries events from the outbox to the bus, until it is aborted.
     pub fn publish_events(&self) -> tokio::task::JoinHandle<()> {
         tokio::spawn(publish(self.store.clone(), self.bus.clone()))
     }
 }
 
-/// Opens the store that the configuration names, or the one in the state folder.
+/// Opens the store for a command that does one thing, without a spool. What it changes, others must not find cached.
 pub async fn open_store(config: &Config, folder: &Path, schema: Schema) -> Result<Store> {
-    let mut options = nebula_store::Options::url(database_url(config, folder));
+    let redis = connect(config).await?;
+    let mut options = store_options(config, folder, redis.as_ref());
     options.migrate = schema == Schema::Migrate;
     Ok(Store::open(&options).await?)
+}
+
+fn store_options(config: &Config, folder: &Path, redis: Option<&Redis>) -> nebula_store::Options {
+    let mut options = nebula_store::Options::url(database_url(config, folder));
+    options.cache = redis.map(|redis| Arc::new(RedisCache(redis.cache(CACHE))) as Arc<dyn nebula_store::Cache>);
+    options
 }
 
 /// Where the database is.
@@ -127,10 +148,11 @@ fn redis_options(config: &Config) -> Result<Option<redis::Options>> {
     Ok(Some(options.prefix(section.prefix.as_str()).lease(lease)))
 }
 
-async fn connect(options: redis::Options) -> Result<Redis> {
+async fn connect(config: &Config) -> Result<Option<Redis>> {
+    let Some(options) = redis_options(config)? else { return Ok(None) };
     let place = options.to_string();
     let connected = Redis::connect(options).await;
-    connected.with_context(|| format!("cannot use Redis at {place}; see redis.url and redis.password"))
+    Ok(Some(connected.with_context(|| format!("cannot use Redis at {place}; see redis.url and redis.password"))?))
 }
 
 /// A role by itself needs what it can reach the others by.

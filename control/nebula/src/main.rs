@@ -4,11 +4,13 @@
 
 mod admin;
 mod backbone;
+mod cache;
 mod command_line;
 mod config;
 mod dataplane;
 mod demo;
 mod extension;
+mod gauges;
 mod keep;
 mod last;
 mod logging;

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::last::Last;
 use crate::runtime::{RuntimeFile, StopSignals};
 use crate::state::{Lock, StateArguments};
-use crate::{logging, node};
+use crate::{gauges, logging, node};
 use anyhow::{Context, Result, anyhow};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nebula_bus::Snapshots;
@@ -103,6 +103,7 @@ pub async fn fenced(members: &[Member]) -> Fenced {
 /// The process's one recorder of metrics.
 fn record_metrics() -> Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    gauges::describe();
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {

@@ -103,7 +103,8 @@ impl Seat {
         let addresses = more.iter().copied().chain([(role.name(), admin.local_addr()?)]);
         runtime.extend(addresses.map(|(key, address)| (key.to_owned(), address.to_string().into())));
         let (instance, metrics) = (member.instance.clone(), process.metrics.clone());
-        admin::serve(admin, Port { role, instance, ready: readiness, bus: backbone.bus.clone(), metrics });
+        let (bus, store) = (backbone.bus.clone(), backbone.store.clone());
+        admin::serve(admin, Port { role, instance, ready: readiness, bus, store, metrics });
         let file = RuntimeFile::publish(&process.folder, process.name, &Value::from(runtime), dataplane)?;
         println!("nebula {} is ready: {}", role.name(), member.instance);
         Ok(Running { process, members: vec![member], _runtime: file })

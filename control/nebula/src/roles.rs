@@ -8,7 +8,6 @@ use crate::ready::Readiness;
 use crate::runtime::{RolePorts, StopSignals};
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
-use nebula_bus::Bus;
 use nebula_bus::contract::{InstanceId, Role};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -60,12 +59,13 @@ impl Roles {
     }
 
     /// Serves each role's own port.
-    pub fn serve(&self, ports: RolePorts, bus: &Bus, metrics: &PrometheusHandle) {
+    pub fn serve(&self, ports: RolePorts, backbone: &Backbone, metrics: &PrometheusHandle) {
         let port = |role, instance: &InstanceId| Port {
             role,
             instance: instance.clone(),
-            ready: Readiness::new(role, instance, bus, || Ok(())),
-            bus: bus.clone(),
+            ready: Readiness::new(role, instance, backbone, || Ok(())),
+            bus: backbone.bus.clone(),
+            store: backbone.store.clone(),
             metrics: metrics.clone(),
         };
         admin::serve(ports.proxy, port(Role::Proxy, self.proxy.instance()));

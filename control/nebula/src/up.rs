@@ -103,7 +103,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     process.last.take(SIP_PORT, roles.proxy.local_addr().port());
     process.last.write();
     let runtime = Runtime::new(&process.node, &ports, roles.proxy.local_addr(), *dataplane.pids().borrow())?;
-    roles.serve(ports.roles, &backbone.bus, &process.metrics);
+    roles.serve(ports.roles, &backbone, &process.metrics);
     nebula_api::serve(ports.http, backbone.bus.clone(), backbone.store.clone());
     let file = RuntimeFile::publish(&process.folder, process.name, &runtime, Some(dataplane.pids()))?;
     welcome::print(&runtime, &process.folder, process.config.sip.advertised_address, &fresh);

@@ -30,7 +30,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let _inbox = backbone.bus.serve(Role::Api, membership.instance.clone());
     nebula_api::serve(http, backbone.bus.clone(), backbone.store.clone());
 
-    let readiness = Readiness::new(Role::Api, &membership.instance, &backbone.bus, || Ok(()));
+    let readiness = Readiness::new(Role::Api, &membership.instance, &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[("http", address)], None)?;
     running.until_told().await
 }

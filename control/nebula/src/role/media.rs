@@ -53,7 +53,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let media = Arc::new(media);
     let agent = media.clone();
     let own = move || if agent.ready() { Ok(()) } else { Err("no dataplane is attached, or draining") };
-    let readiness = Readiness::new(Role::Media, media.instance(), &backbone.bus, own);
+    let readiness = Readiness::new(Role::Media, media.instance(), &backbone, own);
     let mut running = seat.serve(&backbone, member, readiness, &[], Some(dataplane.pids()))?;
     running.until_told().await?;
     media.drain();

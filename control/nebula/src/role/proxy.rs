@@ -34,7 +34,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let proxy = sip.serve(backbone.bus.clone(), backbone.store.clone(), membership)?;
     seat.process.last.take(SIP_PORT, proxy.local_addr().port());
 
-    let readiness = Readiness::new(Role::Proxy, proxy.instance(), &backbone.bus, || Ok(()));
+    let readiness = Readiness::new(Role::Proxy, proxy.instance(), &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[("sip", proxy.local_addr())], None)?;
     running.until_told().await?;
     proxy.drain();

@@ -22,7 +22,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let switchboard = nebula_switchboard::start(options, bus, store, membership).await?;
     let publishing = backbone.publish_events();
 
-    let readiness = Readiness::new(Role::Switchboard, switchboard.instance(), &backbone.bus, || Ok(()));
+    let readiness = Readiness::new(Role::Switchboard, switchboard.instance(), &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[], None)?;
     running.until_told().await?;
     switchboard.drain();
