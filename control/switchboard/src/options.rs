@@ -36,7 +36,8 @@ impl Default for Options {
             call_duration_s_max: 86_400,
             calls_max: 10_000,
             rpc_timeout_ms: 5_000,
-            dataplane_grace_ms: 2_000,
+            // Its successor has the streams within a second; on a loaded host later.
+            dataplane_grace_ms: 10_000,
             // Longer than an outage of Redis is allowed to be.
             proxy_grace_s: 120,
             media_grace_s: 120,
