@@ -9,7 +9,7 @@ use nebula_sip::message::{Contacts, HeaderError, Name, NameAddr, date};
 use nebula_sip::{Flow, Request, Response, StatusCode, Uri};
 use nebula_store::extensions::Extension;
 use nebula_store::locations::{self, Applied, Binding, Changes};
-use nebula_store::{Store, now_unix_ms};
+use nebula_store::{Store, steady_unix_ms};
 use thiserror::Error;
 
 use crate::options::Options;
@@ -61,7 +61,7 @@ pub struct Context<'a> {
     pub instance: &'a InstanceId,
     /// How the request came.
     pub flow: Flow,
-    /// Now.
+    /// Now, by the steady clock.
     pub now_unix_ms: i64,
 }
 
@@ -74,7 +74,7 @@ pub async fn register(
     request: &Request,
     flow: Flow,
 ) -> Response {
-    let context = Context { options, instance, flow, now_unix_ms: now_unix_ms() };
+    let context = Context { options, instance, flow, now_unix_ms: steady_unix_ms() };
     match change(store, &account.user, request, context).await {
         Ok(bindings) => accepted(request, &bindings, context.now_unix_ms),
         Err(rejection) => rejected(request, &rejection, options),
@@ -210,7 +210,7 @@ fn accepted(request: &Request, bindings: &[Binding], now_unix_ms: i64) -> Respon
     for path in request.headers.get_all(Name::Path) {
         response.headers.push(Name::Path, path);
     }
-    response.headers.push(Name::Date, date::format(u64::try_from(now_unix_ms / 1000).unwrap_or(0)));
+    response.headers.push(Name::Date, date::format(u64::try_from(nebula_store::now_unix_ms() / 1000).unwrap_or(0)));
     response
 }
 

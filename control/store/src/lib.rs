@@ -21,6 +21,7 @@ pub mod publisher;
 pub mod snapshots;
 pub mod store;
 
+mod clock;
 mod database;
 mod entity;
 mod postgres;
@@ -29,6 +30,7 @@ mod sqlite;
 mod writer;
 
 pub use cache::{Cache, CacheCounts, CacheError};
+pub use clock::steady_unix_ms;
 pub use error::{Error, Result};
 pub use spool::Status;
 pub use store::{Options, Store, WriteCounts, now_unix_ms};

@@ -236,7 +236,7 @@ impl Shell {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Rpc { id, to, request, .. } => self.ask(key, id, to, request, now),
-                Effect::Locate => self.locate(key, now),
+                Effect::Locate => self.locate(key),
                 Effect::Record(record) => self.record(key, record, now),
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nebula_bus::Announcement;
 use nebula_bus::contract::{CauseKind, InstanceId, Role};
-use nebula_store::{locations, now_unix_ms};
+use nebula_store::{locations, steady_unix_ms};
 
 use super::{Edge, Input};
 use crate::channel::cause;
@@ -67,7 +67,7 @@ impl Edge {
         self.housekeeping.sweeping = true;
         let (store, inputs) = (self.core.store.clone(), self.core.inputs.clone());
         tokio::spawn(async move {
-            match locations::sweep(&store, now_unix_ms()).await {
+            match locations::sweep(&store, steady_unix_ms()).await {
                 Ok(0) => {}
                 Ok(count) => tracing::debug!(count, "registrations ended"),
                 Err(error) => tracing::warn!(%error, "ended registrations were not removed"),

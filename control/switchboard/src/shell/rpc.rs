@@ -7,7 +7,7 @@ use std::time::Duration;
 use nebula_bus::contract::{Accepted, CallId, Destination, InstanceId, Method, Role, to_media, to_proxy};
 use nebula_bus::error::code;
 use nebula_bus::{Bus, Category, Error, Target};
-use nebula_store::locations;
+use nebula_store::{locations, steady_unix_ms};
 use tokio::time::{Instant, sleep};
 
 use super::{Done, Key, Shell};
@@ -89,7 +89,7 @@ impl Shell {
     }
 
     /// Looks up where the callee's phones are.
-    pub(super) fn locate(&mut self, key: Key, now: Now) {
+    pub(super) fn locate(&mut self, key: Key) {
         let Some(slot) = self.calls.get(&key) else { return };
         let (store, user) = (self.store.clone(), slot.call.invite().to.clone());
         let (bus, caller_proxy) = (self.bus.clone(), slot.call.invite().proxy.clone());
@@ -104,7 +104,7 @@ impl Shell {
                     path: binding.path,
                 },
             };
-            let result = match within(timeout, locations::live(&store, &user, now.unix_ms)).await {
+            let result = match within(timeout, locations::live(&store, &user, steady_unix_ms())).await {
                 Ok(bindings) => Ok(bindings.into_iter().map(route).collect()),
                 Err(error) => {
                     tracing::warn!(%user, %error, "location look-up failed");
