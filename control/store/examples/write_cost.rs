@@ -1,7 +1,7 @@
 //! What the life of a call costs in the store: `cargo run --release -p nebula-store --example write_cost -- [CALLS_PER_S]`.
 //! Each call is started, answered and ended, in a real file; the publisher runs beside. At a rate: CPU per call and how
 //! long each write took; without one: as many as go, 256 at once. With
-//! `NO_PUBLISHER` set: the writes alone.
+//! `NO_PUBLISHER` set: the writes alone. `DATABASE_URL` names another database, for example a Postgres.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use nebula_store::{Options, Store, calls, now_unix_ms, publisher};
 async fn main() {
     let rate: Option<u32> = std::env::args().nth(1).map(|rate| rate.parse().expect("calls per second"));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = Store::open(&Options::file(folder.path().join("nebula.db"))).await.expect("a store");
+    let file = || Options::file(folder.path().join("nebula.db"));
+    let store =
+        Store::open(&std::env::var("DATABASE_URL").map_or_else(|_| file(), Options::url)).await.expect("a store");
     let publishing = std::env::var_os("NO_PUBLISHER").is_none();
     let publishing = publishing
         .then(|| tokio::spawn(publisher::run(store.clone(), |_event| async { Ok::<_, std::convert::Infallible>(()) })));
@@ -57,7 +59,7 @@ async fn main() {
 
 /// One call; how long each of its writes took.
 async fn life(store: Store, n: u32) -> [Duration; 3] {
-    let id = format!("01JD30000000000000{n:08}");
+    let id = format!("01JD30{:012}{n:08}", std::process::id());
     let now = now_unix_ms();
     let timed = Instant::now();
     let call = NewCall {

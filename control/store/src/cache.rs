@@ -73,8 +73,8 @@ pub(crate) enum Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Key::Extension(user) => write!(f, "nebula:cache:extension:{user}"),
-            Key::Locations(user) => write!(f, "nebula:cache:locations:{user}"),
+            Key::Extension(user) => write!(f, "extension:{user}"),
+            Key::Locations(user) => write!(f, "locations:{user}"),
         }
     }
 }

@@ -23,11 +23,11 @@ pub(crate) struct Connections {
 }
 
 impl Database {
-    /// Reads a URL of either kind.
-    pub fn parse(url: &str) -> Result<Self> {
+    /// Reads a URL of either kind. `pool_size`: connections to a server for reading.
+    pub fn parse(url: &str, pool_size: u32) -> Result<Self> {
         match url.split_once(':').map_or(url, |(scheme, _)| scheme) {
             "sqlite" => sqlite::Database::parse(url).map(Database::Sqlite),
-            "postgres" | "postgresql" => postgres::Database::parse(url).map(Database::Postgres),
+            "postgres" | "postgresql" => postgres::Database::parse(url, pool_size).map(Database::Postgres),
             _ => Err(Error::Url { url: url.to_owned(), why: "neither sqlite nor postgres".to_owned() }),
         }
     }

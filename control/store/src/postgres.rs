@@ -17,9 +17,6 @@ use crate::database::{Connections, sqlx_error};
 use crate::entity::outbox;
 use crate::error::{Away, Error, Result};
 
-/// Connections for reading.
-const READERS: u32 = 8;
-
 /// How long to wait for a connection: to the server, or of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,22 +34,24 @@ pub(crate) const OUTBOX_CHANNEL: &str = "nebula_outbox";
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     options: PgConnectOptions,
+    /// Connections for reading.
+    readers: u32,
 }
 
 impl Database {
     /// Reads `postgres://` and `postgresql://`.
-    pub fn parse(url: &str) -> Result<Self> {
+    pub fn parse(url: &str, readers: u32) -> Result<Self> {
         let options: PgConnectOptions = url
             .parse()
             .map_err(|error: sqlx::Error| Error::Url { url: without_password(url), why: error.to_string() })?;
         let options =
             options.application_name("nebula").statement_cache_capacity(STATEMENTS).disable_statement_logging();
-        Ok(Self { options })
+        Ok(Self { options, readers: readers.max(1) })
     }
 
     /// Pools that connect when they are used.
     pub fn connections(&self) -> Connections {
-        Connections { writer: self.pool(1), readers: self.pool(READERS) }
+        Connections { writer: self.pool(1), readers: self.pool(self.readers) }
     }
 
     fn pool(&self, connections: u32) -> DatabaseConnection {
@@ -227,9 +226,9 @@ mod tests {
     #[test]
     fn a_url_is_shown_without_its_password() {
         let url = "postgres://nebula:s3cret@db.example.com:5433/pbx?sslmode=require";
-        let shown = Database::parse(url).unwrap().to_string();
+        let shown = Database::parse(url, 1).unwrap().to_string();
         assert_eq!(shown, "postgres://nebula@db.example.com:5433/pbx (TLS)");
-        let wrong = Database::parse("postgres://nebula:s3cret@db.example.com:port/pbx").unwrap_err().to_string();
+        let wrong = Database::parse("postgres://nebula:s3cret@db.example.com:port/pbx", 1).unwrap_err().to_string();
         assert!(wrong.contains("db.example.com") && !wrong.contains("s3cret"), "{wrong}");
     }
 }

@@ -19,6 +19,9 @@ use crate::spool::{Folder, Health, NOTICE, Spooler, Status, Task};
 use crate::writer::{Patience, Transaction, Writer};
 use crate::{BoxFuture, migration};
 
+/// Connections to Postgres for reading, unless told otherwise.
+const POOL_SIZE: u32 = 8;
+
 /// How long a start waits until what an earlier process spooled is in the database.
 const REPLAY_AT_START: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ pub struct Options {
     pub url: String,
     /// Bring the database to this binary's schema; else one that is behind is refused.
     pub migrate: bool,
+    /// Connections to Postgres for reading; one more writes.
+    pub pool_size: u32,
     /// A folder for what calls leave while the database is away; processes may share it. With one, a server that is away
     /// does not keep the store from opening. `None`: such changes fail.
     pub spool: Option<PathBuf>,
@@ -46,10 +51,11 @@ pub struct Options {
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may have a password.
-        let Self { url: _, migrate, spool, instance, cache } = self;
+        let Self { url: _, migrate, pool_size, spool, instance, cache } = self;
         let cache = cache.is_some();
         f.debug_struct("Options")
             .field("migrate", migrate)
+            .field("pool_size", pool_size)
             .field("spool", spool)
             .field("instance", instance)
             .field("cache", &cache)
@@ -60,7 +66,14 @@ impl fmt::Debug for Options {
 impl Options {
     /// A database of either kind, which is migrated.
     pub fn url(url: impl Into<String>) -> Self {
-        Self { url: url.into(), migrate: true, spool: None, instance: "nebula".to_owned(), cache: None }
+        Self {
+            url: url.into(),
+            migrate: true,
+            pool_size: POOL_SIZE,
+            spool: None,
+            instance: "nebula".to_owned(),
+            cache: None,
+        }
     }
 
     /// A file; its folder must exist.
@@ -88,7 +101,7 @@ impl Store {
     /// Opens the database, makes it if it is not there, and migrates it to this binary's schema. What an earlier process
     /// left in the spool is written first, if that does not take long.
     pub async fn open(options: &Options) -> Result<Self> {
-        let database = Database::parse(&options.url)?;
+        let database = Database::parse(&options.url, options.pool_size)?;
         let connections = database.connect().await?;
         let place = database.to_string();
         let fits = match (&database, options.migrate) {

@@ -74,8 +74,8 @@ impl Cache for Shared {
     }
 }
 
-const EXTENSION: &str = "nebula:cache:extension:1000";
-const LOCATIONS: &str = "nebula:cache:locations:1000";
+const EXTENSION: &str = "extension:1000";
+const LOCATIONS: &str = "locations:1000";
 const A: &str = "sip:1000@192.0.2.7:5060";
 const B: &str = "sip:1000@192.0.2.8:5060";
 

@@ -111,12 +111,16 @@ async fn a_failing_write_leaves_its_neighbours_of_the_group_alone(fixture: Fixtu
 
 async fn rows_of_ended_calls_are_purged_and_nothing_else(fixture: Fixture) {
     let store = &fixture.store;
+    let mut lives = tokio::task::JoinSet::new();
     for n in 0..1_203 {
-        let mut record = cdr(&format!("c{n}"));
+        let (store, mut record) = (store.clone(), cdr(&format!("c{n}")));
         record.ended_unix_ms = if n < 1_200 { 5_000 } else { 9_000 };
-        calls::start(store, call(&record.call_id)).await.unwrap();
-        calls::end(store, record).await.unwrap();
+        lives.spawn(async move {
+            calls::start(&store, call(&record.call_id)).await.unwrap();
+            calls::end(&store, record).await.unwrap();
+        });
     }
+    lives.join_all().await;
     calls::start(store, call("living")).await.unwrap();
     assert_eq!(calls::purge(store, 9_000).await.unwrap(), 1_200, "more than go at once");
     assert_eq!(calls::purge(store, 9_000).await.unwrap(), 0);

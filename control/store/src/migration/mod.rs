@@ -40,7 +40,7 @@ pub enum State {
 
 /// All migrations, in order, of this binary and of the database. Changes nothing.
 pub async fn status(url: &str) -> Result<Vec<Migration>> {
-    let database = Database::parse(url)?;
+    let database = Database::parse(url, 1)?;
     let db = database.exclusive().await?;
     let migrations = compare(&db).await.map_err(|error| database.explain(error));
     let _ = db.close().await;
@@ -49,7 +49,7 @@ pub async fn status(url: &str) -> Result<Vec<Migration>> {
 
 /// Brings the database to this binary's schema; the names of the migrations that this took. Several may do so at once.
 pub async fn up(url: &str) -> Result<Vec<String>> {
-    apply(&Database::parse(url)?).await
+    apply(&Database::parse(url, 1)?).await
 }
 
 pub(crate) async fn apply(database: &Database) -> Result<Vec<String>> {
