@@ -128,12 +128,23 @@ pub struct Admission {
     realm: String,
     algorithms: Vec<Algorithm>,
     nonces: Nonces,
+    spent: u64,
 }
 
 impl Admission {
-    /// For a realm. The secret is random; a restart with another one costs each phone one more challenge.
-    pub fn new(realm: &str, algorithms: Vec<Algorithm>, secret: [u8; 16], nonce_lifetime_s: u32) -> Self {
-        Self { realm: realm.to_owned(), algorithms, nonces: Nonces::new(secret, nonce_lifetime_s) }
+    /// For a realm. Nonces of another secret, as after a restart without snapshots, cost each phone one more challenge.
+    pub fn new(realm: &str, algorithms: Vec<Algorithm>, nonces: Nonces) -> Self {
+        Self { realm: realm.to_owned(), algorithms, nonces, spent: 0 }
+    }
+
+    /// Its nonces, for a snapshot.
+    pub fn nonces(&self) -> &Nonces {
+        &self.nonces
+    }
+
+    /// How many uses of nonces were proved: when it has not changed, their snapshot is as good as new.
+    pub fn spent(&self) -> u64 {
+        self.spent
     }
 
     /// Judges a request's credentials against the account they claim to be of; none or a disabled one is `Wrong`, after
@@ -153,6 +164,7 @@ impl Admission {
             return Verdict::Wrong;
         };
         let count = credentials.qop.as_ref().map(|qop| qop.count);
+        self.spent += 1;
         match self.nonces.spend(&credentials.nonce, count, now_unix_s) {
             Freshness::Stale => Verdict::Stale,
             Freshness::Fresh if speaks_for(request, &account.user) => Verdict::Admitted,

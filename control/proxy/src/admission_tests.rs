@@ -136,7 +136,7 @@ fn account(user: &str, password: &str) -> Extension {
 
 fn admission() -> Admission {
     let algorithms = vec![digest::Algorithm::Sha256, digest::Algorithm::Md5];
-    Admission::new(REALM, algorithms, [1; 16], 300)
+    Admission::new(REALM, algorithms, Nonces::new([1; 16], 300))
 }
 
 /// The request again with the answer to the `nth` challenge.
@@ -168,7 +168,7 @@ fn an_algorithm_that_was_not_offered_proves_nothing() {
     let account = account("1000", "secret");
     let mut both = admission();
     let invite = with_answer(&mut both, request("INVITE", "sip:1001@h", "", ""), 1, "1000", "secret");
-    let mut strict = Admission::new(REALM, vec![digest::Algorithm::Sha256], [1; 16], 300);
+    let mut strict = Admission::new(REALM, vec![digest::Algorithm::Sha256], Nonces::new([1; 16], 300));
     assert_eq!(strict.check(&invite, Some(&account), NOW), Verdict::Wrong);
     assert_eq!(both.check(&invite, Some(&account), NOW), Verdict::Admitted);
 }
@@ -182,7 +182,7 @@ fn an_old_nonce_is_stale_only_with_the_right_password() {
     assert_eq!(admission.check(&right, Some(&account), NOW + 300), Verdict::Stale);
     assert_eq!(admission.check(&wrong, Some(&account), NOW + 300), Verdict::Wrong);
     // After a restart nobody's nonce is ours.
-    let mut restarted = Admission::new(REALM, vec![digest::Algorithm::Sha256], [2; 16], 300);
+    let mut restarted = Admission::new(REALM, vec![digest::Algorithm::Sha256], Nonces::new([2; 16], 300));
     assert_eq!(restarted.check(&right, Some(&account), NOW), Verdict::Stale);
 }
 

@@ -17,15 +17,17 @@ mod route;
 pub mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use nebula_bus::contract::InstanceId;
+use nebula_bus::snapshots::Unreadable;
 use nebula_bus::{Bus, Membership};
 use nebula_store::Store;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use edge::{Edge, Input, Parts, Status};
+use edge::{Edge, Input, Left, Parts, Secrets, Status};
 use transport::{BindError, Inbound, Transports};
 
 pub use options::{Options, OutOfRange};
@@ -42,6 +44,9 @@ pub enum Error {
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
     Random(getrandom::Error),
+    /// What the last process of this name kept is of another version.
+    #[error(transparent)]
+    Snapshot(#[from] Unreadable),
 }
 
 /// A running edge. Dropping it leaves the edge running; [`Handle::stop`] ends it.
@@ -78,10 +83,12 @@ impl Bound {
     /// Begins to answer.
     pub fn serve(self, bus: Bus, store: Store, member: Membership) -> Result<Handle, Error> {
         let Self { options, transports, inbound } = self;
-        let mut seeds = [[0; 16]; 3];
-        for seed in &mut seeds {
+        let mut random = [[0; 16]; 4];
+        for seed in &mut random {
             getrandom::fill(seed).map_err(Error::Random)?;
         }
+        let [branches, tags, transactions, nonces] = random;
+        let left = Left::read(&member.restored, Secrets { transactions, nonces }, Instant::now())?;
         let ip = options.listen.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let local_addr = SocketAddr::new(ip, transports.port());
         let instance = member.instance.clone();
@@ -94,7 +101,9 @@ impl Bound {
             store,
             transports: transports.clone(),
             inbound,
-            seeds,
+            seeds: [branches, tags],
+            snapshots: member.snapshots,
+            left,
             status,
         };
         let (edge, inputs) = Edge::new(parts);
@@ -140,7 +149,14 @@ impl Handle {
         let _ = status.wait_for(|status| status.draining && status.channels == 0).await;
     }
 
-    /// Ends it at once: sockets close, legs are forgotten without a BYE.
+    /// Ends it as a crash would: in the middle of whatever it does. For tests of what survives.
+    pub async fn abort(self) {
+        self.task.abort();
+        // It was aborted; whatever it says.
+        let _ = self.task.await;
+    }
+
+    /// Ends it at once: sockets close, without a BYE. Legs that are left wait in their snapshots for the next start.
     pub async fn stop(self) {
         let _ = self.inputs.send(Input::Stop);
         // A panic there has been reported by the panic hook.

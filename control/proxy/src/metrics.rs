@@ -7,13 +7,19 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use nebula_sip::Method;
 use nebula_sip::message::ByteStr;
 
-const DESCRIPTIONS: [(&str, &str); 8] = [
+const DESCRIPTIONS: [(&str, &str); 11] = [
     ("nebula_proxy_requests_total", "SIP requests that came, repetitions included, by method"),
     ("nebula_proxy_responses_total", "SIP responses sent, repetitions included, by status"),
     ("nebula_proxy_rpc_failed_total", "requests to the switchboard that failed for good"),
     ("nebula_proxy_lookups_refused_total", "requests refused because too many look-ups were under way"),
     ("nebula_proxy_accounts_total", "look-ups of extensions, by where they were answered from"),
-    ("nebula_proxy_calls_refused_total", "INVITEs refused because the edge drains or is full"),
+    (
+        "nebula_proxy_calls_refused_total",
+        "INVITEs refused because the edge drains, is full, late or short of descriptors",
+    ),
+    ("nebula_proxy_reports_retried_total", "reports to the switchboard that were to be sent again"),
+    ("nebula_proxy_legs_orphaned_total", "legs ended because their switchboard was gone and none took them over"),
+    ("nebula_proxy_legs_restored_total", "legs taken up from snapshots, by what became of them"),
     ("nebula_proxy_reports_dropped_total", "key presses and progress dropped because the switchboard was behind"),
     ("nebula_proxy_registrations_total", "REGISTERs that were carried out"),
 ];
@@ -32,8 +38,11 @@ pub struct Metrics {
     pub accounts_hit: Counter,
     /// Extension look-ups that went to the store.
     pub accounts_missed: Counter,
-    /// INVITEs refused because the edge drains or is full.
-    pub calls_refused: Counter,
+    calls_refused: [Counter; REFUSALS.len()],
+    /// Reports that were to be sent again.
+    pub reports_retried: Counter,
+    /// Legs ended because their switchboard was gone and none took them over.
+    pub legs_orphaned: Counter,
     /// Key presses and provisional responses dropped because the switchboard was behind.
     pub reports_dropped: Counter,
     /// REGISTERs that were carried out.
@@ -42,6 +51,26 @@ pub struct Metrics {
     requests_other: Counter,
     responses: HashMap<u16, Counter>,
 }
+
+/// Why an INVITE is refused at the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The edge drains.
+    Draining,
+    /// There are as many legs as there may be.
+    Full,
+    /// INVITEs before it wait for too long.
+    Late,
+    /// The process has no file descriptor left.
+    Descriptors,
+}
+
+const REFUSALS: [(Refused, &str); 4] = [
+    (Refused::Draining, "draining"),
+    (Refused::Full, "full"),
+    (Refused::Late, "late"),
+    (Refused::Descriptors, "descriptors"),
+];
 
 const METHODS: [&str; 9] = ["INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "PRACK", "UPDATE", "INFO"];
 
@@ -59,13 +88,25 @@ impl Metrics {
             lookups_refused: counter!("nebula_proxy_lookups_refused_total"),
             accounts_hit: counter!("nebula_proxy_accounts_total", "from" => "memory"),
             accounts_missed: counter!("nebula_proxy_accounts_total", "from" => "store"),
-            calls_refused: counter!("nebula_proxy_calls_refused_total"),
+            calls_refused: REFUSALS.map(|(_, word)| counter!("nebula_proxy_calls_refused_total", "reason" => word)),
+            reports_retried: counter!("nebula_proxy_reports_retried_total"),
+            legs_orphaned: counter!("nebula_proxy_legs_orphaned_total"),
             reports_dropped: counter!("nebula_proxy_reports_dropped_total"),
             registrations: counter!("nebula_proxy_registrations_total"),
             requests,
             requests_other: counter!("nebula_proxy_requests_total", "method" => "other"),
             responses: HashMap::new(),
         }
+    }
+
+    /// An INVITE was refused at the door.
+    pub fn refused(&self, why: Refused) {
+        self.calls_refused[why as usize].increment(1);
+    }
+
+    /// A leg was taken up from its snapshot.
+    pub fn restored(&self, as_what: &'static str) {
+        counter!("nebula_proxy_legs_restored_total", "as" => as_what).increment(1);
     }
 
     /// A request came, repetitions included.

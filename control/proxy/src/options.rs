@@ -46,8 +46,15 @@ pub struct Options {
     pub setup_timeout_s: u32,
     /// From a phone's re-INVITE or UPDATE to the switchboard's answer, milliseconds.
     pub change_timeout_ms: u32,
-    /// From a request to the switchboard to its reply, milliseconds, with retries.
+    /// From a report to the switchboard to its reply, milliseconds; then it is sent again.
     pub rpc_timeout_ms: u32,
+    /// From an INVITE to the switchboard's word that it has the call, milliseconds, with retries; then the caller gets 503.
+    pub invite_timeout_ms: u32,
+    /// How long an INVITE may wait for its switchboard before new ones are refused with 503, milliseconds; see
+    /// `nebula_proxy_calls_refused_total{reason="late"}`.
+    pub setup_delay_ms_max: u32,
+    /// How long a leg lives whose switchboard is gone and that no other has taken over, seconds; then it is ended by BYE.
+    pub orphan_timeout_s: u32,
     /// Retry-After of a 503, seconds.
     pub retry_after_s: u32,
     /// T1 of RFC 3261, milliseconds.
@@ -69,6 +76,11 @@ pub struct Options {
     pub accounts_max: u32,
     /// TCP connections at once.
     pub connections_max: u32,
+    /// What may wait to be written to one TCP connection, KiB, here and in the kernel each; a reader that lets more gather
+    /// is disconnected.
+    pub tcp_write_buffer_kb: u32,
+    /// How long a new TCP connection may take to its first whole message, seconds.
+    pub tcp_first_message_s: u32,
     /// The numbers that the switchboard itself answers; other numbers that begin with a star get 404.
     pub service_numbers: Vec<String>,
     /// User-Agent and Server.
@@ -105,6 +117,9 @@ impl Default for Options {
             setup_timeout_s: 190,
             change_timeout_ms: 10_000,
             rpc_timeout_ms: 5_000,
+            invite_timeout_ms: 900,
+            setup_delay_ms_max: 300,
+            orphan_timeout_s: 60,
             retry_after_s: 5,
             t1_ms: 500,
             t2_ms: 4_000,
@@ -115,6 +130,8 @@ impl Default for Options {
             account_ttl_ms: 2_000,
             accounts_max: 10_000,
             connections_max: 10_000,
+            tcp_write_buffer_kb: 256,
+            tcp_first_message_s: 30,
             service_numbers: vec!["*43".to_owned()],
             product: concat!("Nebula/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -152,6 +169,11 @@ impl Options {
             ("setup_timeout_s", self.setup_timeout_s, 1, 3_600),
             ("change_timeout_ms", self.change_timeout_ms, 100, 30_000),
             ("rpc_timeout_ms", self.rpc_timeout_ms, 100, 30_000),
+            ("invite_timeout_ms", self.invite_timeout_ms, 50, 30_000),
+            ("setup_delay_ms_max", self.setup_delay_ms_max, 10, 30_000),
+            ("orphan_timeout_s", self.orphan_timeout_s, 1, 86_400),
+            ("tcp_write_buffer_kb", self.tcp_write_buffer_kb, 64, 65_536),
+            ("tcp_first_message_s", self.tcp_first_message_s, 1, 3_600),
             ("retry_after_s", self.retry_after_s, 1, 3_600),
             ("t1_ms", self.t1_ms, 10, 10_000),
             ("t2_ms", self.t2_ms, self.t1_ms, 60_000),
@@ -196,6 +218,8 @@ impl Options {
             tcp_connections_max: self.connections_max as usize,
             // A phone without keepalive is heard of once per registration.
             tcp_idle_timeout: Duration::from_secs(u64::from(self.register_expires_max_s) + 300),
+            tcp_first_message_timeout: Duration::from_secs(self.tcp_first_message_s.into()),
+            tcp_write_buffer_bytes: self.tcp_write_buffer_kb as usize * 1024,
             ..transport::Options::default()
         }
     }

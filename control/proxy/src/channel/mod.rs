@@ -16,6 +16,7 @@ pub mod cause;
 pub mod dtmf;
 mod incoming;
 mod outgoing;
+mod snapshot;
 mod talking;
 #[cfg(test)]
 mod tests;
@@ -27,13 +28,15 @@ use nebula_bus::contract::{Cause, ChannelId};
 use nebula_sip::reliable::{self, RAck};
 use nebula_sip::session_timer::{Agreed, Due, Refresher};
 use nebula_sip::timers::Repeat;
+use serde::{Deserialize, Serialize};
 
 use timing::{Timer, Timers, Wake};
 
+pub use snapshot::{Saved, Weight, weight};
 pub use timing::Timing;
 
 /// Where a leg stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Incoming: the INVITE is open, only 100 was sent.
     Proceeding,
@@ -81,7 +84,7 @@ impl State {
 }
 
 /// Who owes what in the offer/answer exchange of the open INVITE (RFC 3264, RFC 6337).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Exchange {
     /// No offer was made yet.
     None,
@@ -94,7 +97,7 @@ enum Exchange {
 }
 
 /// A change of the session within the confirmed dialog; at most one at a time (RFC 3261 14).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Change {
     /// None is open.
     None,
@@ -114,7 +117,7 @@ enum Change {
 }
 
 /// What a message of ours is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sent {
     /// The first INVITE.
     Invite,
@@ -317,7 +320,7 @@ pub enum Request {
 }
 
 /// What the switchboard is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// `channel.ringing`.
     Ringing {

@@ -35,7 +35,7 @@ pub(super) enum Timer {
     Refresh,
 }
 
-const TIMERS: [Timer; 3] = [Timer::Setup, Timer::Guard, Timer::Refresh];
+pub(super) const TIMERS: [Timer; 3] = [Timer::Setup, Timer::Guard, Timer::Refresh];
 
 /// Something is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +51,10 @@ pub(super) enum Wake {
 /// The deadlines of a leg.
 #[derive(Debug, Clone)]
 pub(super) struct Timers {
-    timing: Timing,
-    at: [Option<Instant>; TIMERS.len()],
-    repetition: Option<Repetition>,
-    session: Option<Watch>,
+    pub(super) timing: Timing,
+    pub(super) at: [Option<Instant>; TIMERS.len()],
+    pub(super) repetition: Option<Repetition>,
+    pub(super) session: Option<Watch>,
 }
 
 impl Timers {

@@ -3,6 +3,7 @@
 //! RFC 3261 12.1, 13.2.1, RFC 3262 (100rel), 3327 (Path), 4028 (session timer).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nebula_bus::contract::to_proxy::{ChannelDial, Dial};
@@ -71,16 +72,17 @@ impl Edge {
         });
         self.core.owners.insert(id, Owner::Server(key));
         if let Some(leg) = self.legs.get_mut(key) {
-            leg.outbox.push(Message::Invite(Box::new(invite)), key, &self.core);
+            leg.outbox.push(Message::Invite(Arc::new(invite)), key, &self.core);
         }
-        self.legs.settle(key);
+        self.settle(key, now);
     }
 
     /// `channel.dial`: finds the way to the phone, asking DNS if the URI names a host.
     pub fn dial(&mut self, dial: Dial, call: Call<ChannelDial>, now: Instant) {
-        if self.legs.by_channel(&dial.channel_id).is_some() {
+        if let Some(leg) = self.legs.by_channel(&dial.channel_id).and_then(|key| self.legs.get_mut(key)) {
             // Delivered twice: it was taken on.
-            return call.reply(Ok(Accepted {}));
+            let admitted = leg.admit(call.context().fence);
+            return call.reply(admitted.map(|()| Accepted {}));
         }
         if self.legs.len() >= self.core.options.channels_max as usize {
             return call.reply(Err(Error::transient("busy", "too many channels")));
@@ -128,10 +130,11 @@ impl Edge {
             Ok(flow) => flow,
             Err(why) => return call.reply(Err(Error::business(UNREACHABLE, why))),
         };
-        call.reply(self.open_outgoing(dial, flow, now).map(|()| Accepted {}));
+        let fence = call.context().fence.unwrap_or(0);
+        call.reply(self.open_outgoing(dial, flow, fence, now).map(|()| Accepted {}));
     }
 
-    fn open_outgoing(&mut self, dial: Dial, flow: Flow, now: Instant) -> Result<(), Error> {
+    fn open_outgoing(&mut self, dial: Dial, flow: Flow, fence: u64, now: Instant) -> Result<(), Error> {
         let local_tag = self.core.tokens.token();
         let invite = self.invite(&dial, &flow, &local_tag)?;
         let sip_call_id: ByteStr = invite.headers.call_id().unwrap_or_default().into();
@@ -142,12 +145,22 @@ impl Edge {
             "leg dialled");
         let outbox = Outbox::new(dial.channel_id, Some(dial.switchboard));
         let forks = Forks::new(invite.clone());
-        let uac = Uac { invite: id, request: invite, forks, fork: None, dialog: None, raised: false };
-        let key = self
-            .legs
-            .insert(|key| Leg::new(key, channel, local_tag, sip_call_id, flow, Side::Uac(Box::new(uac)), outbox));
-        self.core.owners.insert(id, Owner::Client(key, Sent::Invite));
-        self.legs.settle(key);
+        let uac = Uac {
+            invite: Some(id),
+            request: Some(invite),
+            forks: Some(forks),
+            fork: None,
+            dialog: None,
+            raised: false,
+        };
+        let key = self.legs.insert(|key| Leg {
+            fence,
+            ..Leg::new(key, channel, local_tag, sip_call_id, flow, Side::Uac(Box::new(uac)), outbox)
+        });
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.note_sent(Sent::Invite, id, &mut self.core);
+        }
+        self.settle(key, now);
         Ok(())
     }
 

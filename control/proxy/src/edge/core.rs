@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nebula_bus::Bus;
 use nebula_bus::contract::InstanceId;
+use nebula_bus::{Bus, Snapshots};
 use nebula_sip::message::{ByteStr, Host};
 use nebula_sip::transaction::{Layer, Output, Tokens, TransactionId};
 use nebula_sip::{Flow, Name, NameAddr, Protocol, Request, Response, StatusCode, Uri};
@@ -16,7 +16,10 @@ use nebula_store::Store;
 use tokio::sync::mpsc;
 
 use super::Input;
+use super::housekeeping::NONCES_KEPT_MAX;
 use super::legs::LegKey;
+use super::secrets::{self, Clock, Secrets};
+use super::setups::Setups;
 use crate::admission::{ALLOW, Admission};
 use crate::channel::Sent;
 use crate::metrics::Metrics;
@@ -54,9 +57,26 @@ pub struct Core {
     /// bounded: one request to the switchboard per leg, and the parked requests.
     pub inputs: mpsc::UnboundedSender<Input>,
     pub metrics: Metrics,
+    /// INVITEs that wait for their switchboard.
+    pub setups: Setups,
+    /// Where legs outlive the process.
+    pub snapshots: Snapshots,
+    /// The time of nonces.
+    pub clock: Clock,
 }
 
 impl Core {
+    /// Keeps what the next process of this name must know from the start.
+    pub fn keep_secrets(&self, secrets: &Secrets, now: Instant) {
+        let nonces = secrets::encode_nonces(&self.admission.nonces().save(NONCES_KEPT_MAX));
+        let values = [(secrets::KEY, secrets::encode(secrets, &self.clock, now)), (secrets::NONCES_KEY, nonces)];
+        for (key, bytes) in values {
+            if let Some(bytes) = bytes {
+                self.snapshots.put(key, bytes);
+            }
+        }
+    }
+
     /// Our address as the peer of this flow is told.
     pub fn advertised(&self, flow: &Flow) -> SocketAddr {
         match self.options.advertised_address {
@@ -90,6 +110,9 @@ impl Core {
 
     /// Hands a response to its transaction. One that is gone (the peer gave up, or the connection did) needs none.
     pub fn respond(&mut self, id: TransactionId, response: &Response, now: Instant) {
+        if response.status.is_final() {
+            self.setups.end(id);
+        }
         if let Err(error) = self.layer.respond(now, id, response) {
             tracing::debug!(%error, "response not sent");
         }
@@ -136,6 +159,7 @@ impl Core {
                 Output::Transmit { flow, bytes, id } => self.transmit(flow, bytes, id, now),
                 Output::Terminated { id } => {
                     self.owners.remove(&id);
+                    self.setups.end(id);
                 }
                 output => return Some(output),
             }

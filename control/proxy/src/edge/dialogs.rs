@@ -17,7 +17,7 @@ use super::core::{Core, Owner, SDP_TYPE, SUPPORTED};
 use super::leg::{Leg, Open, Side};
 use super::legs::LegKey;
 use crate::admission::{self, ALLOW};
-use crate::channel::{Failure, Peer, Sent, cause, dtmf};
+use crate::channel::{Failure, Peer, Sent, Weight, cause, dtmf};
 
 impl Edge {
     /// A request with a To tag.
@@ -48,7 +48,7 @@ impl Edge {
             }
             Err(refusal) => self.core.reply(id, *refusal, now),
         }
-        self.legs.settle(key);
+        self.settle(key, now);
     }
 
     /// The ACK of a 2xx of ours; any other is nobody's.
@@ -63,7 +63,7 @@ impl Edge {
             // A body that is no text is no answer; the switchboard then sees that it is missing.
             let sdp = sdp_of(&request.body).ok().flatten();
             leg.peer(Peer::Ack { sdp }, None, &mut self.core, now);
-            self.legs.settle(key);
+            self.settle(key, now);
         }
     }
 
@@ -92,7 +92,7 @@ impl Edge {
                 }
             }
         }
-        self.legs.settle(key);
+        self.settle(key, now);
     }
 
     /// A request of ours got no final response, or could not be sent.
@@ -105,7 +105,7 @@ impl Edge {
     fn feed(&mut self, key: LegKey, input: Peer, now: Instant) {
         if let Some(leg) = self.legs.get_mut(key) {
             leg.peer(input, None, &mut self.core, now);
-            self.legs.settle(key);
+            self.settle(key, now);
         }
     }
 }
@@ -114,7 +114,8 @@ impl Leg {
     /// A response to the first INVITE: which fork, and whether it is news.
     fn heard(&mut self, id: TransactionId, response: Box<Response>, flow: Flow, core: &mut Core, now: Instant) {
         let Side::Uac(uac) = &mut self.side else { return };
-        let heard = match uac.forks.receive(&response) {
+        let Some(forks) = &mut uac.forks else { return };
+        let heard = match forks.receive(&response) {
             Ok(heard) => heard,
             // A 2xx without Contact: nobody can be acknowledged. Its INVITE ends by the transaction's timer.
             Err(error) => return tracing::debug!(channel_id = %self.channel.id, %error, "useless response"),
@@ -142,7 +143,7 @@ impl Leg {
             Heard::Surplus(mut dialog) => {
                 let Ok(ack) = dialog.ack(&response) else { return };
                 let bytes = core.layer.send_ack(ack, self.flow);
-                uac.forks.acknowledged(&dialog.id().remote_tag, bytes);
+                forks.acknowledged(&dialog.id().remote_tag, bytes);
                 let bye = dialog.request(Method::Bye).with(Name::UserAgent, core.product());
                 // Nobody waits for what it says; the layer repeats it.
                 if let Err(error) = core.layer.request(now, bye, self.flow) {
@@ -154,7 +155,11 @@ impl Leg {
                     core.transmit(self.flow, ack, None, now);
                 }
             }
-            Heard::Refused if response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL && !uac.raised => {
+            Heard::Refused
+                if response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL
+                    && !uac.raised
+                    && uac.request.is_some() =>
+            {
                 self.raise_session(id, &response, core, now);
             }
             Heard::Refused => self.peer(refused(Sent::Invite, &response), None, core, now),
@@ -164,17 +169,19 @@ impl Leg {
     /// 422: the same INVITE once more, with the interval that the peer accepts (RFC 4028 section 7.4).
     fn raise_session(&mut self, id: TransactionId, response: &Response, core: &mut Core, now: Instant) {
         let Side::Uac(uac) = &mut self.side else { return };
-        let cseq = uac.request.headers.cseq().map_or(1, |cseq| cseq.number) + 1;
+        let Some(request) = &mut uac.request else { return };
+        let cseq = request.headers.cseq().map_or(1, |cseq| cseq.number) + 1;
         self.min_se_s = response.headers.min_se().ok().flatten();
         uac.raised = true;
-        uac.request.headers.set(Name::CSeq, format!("{cseq} INVITE"));
-        session_timer::request(core.options.session(), self.min_se_s).put(&mut uac.request.headers);
-        match core.layer.request(now, uac.request.clone(), self.flow) {
+        request.headers.set(Name::CSeq, format!("{cseq} INVITE"));
+        session_timer::request(core.options.session(), self.min_se_s).put(&mut request.headers);
+        match core.layer.request(now, request.clone(), self.flow) {
             Ok(again) => {
+                uac.forks = Some(nebula_sip::dialog::Forks::new(request.clone()));
+                uac.invite = Some(again);
                 core.owners.remove(&id);
-                core.owners.insert(again, Owner::Client(self.key, Sent::Invite));
-                uac.forks = nebula_sip::dialog::Forks::new(uac.request.clone());
-                uac.invite = again;
+                self.note_sent(Sent::Invite, again, core);
+                self.touch(Weight::Now);
                 if self.channel.state() == crate::channel::State::Cancelling {
                     // Given up meanwhile: the second try goes the way of the first.
                     let _ = core.layer.cancel(now, again, None);

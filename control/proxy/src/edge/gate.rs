@@ -17,6 +17,7 @@ use super::accounts::Lookup;
 use super::core::{SDP_TYPE, SUPPORTED};
 use super::{Edge, Input};
 use crate::admission::{self, ALLOW, Verdict};
+use crate::metrics::Refused;
 use crate::registrar;
 use crate::route::{self, Target};
 
@@ -58,11 +59,15 @@ impl Edge {
             return self.core.reply(id, *refusal, now);
         }
         match request.method {
-            Method::Invite if self.draining || self.legs.len() >= self.core.options.channels_max as usize => {
-                self.core.metrics.calls_refused.increment(1);
-                self.core.refuse(id, &request, StatusCode::SERVICE_UNAVAILABLE, now);
+            Method::Invite => {
+                if let Some(why) = self.refusal(now) {
+                    self.core.metrics.refused(why);
+                    return self.core.refuse(id, &request, StatusCode::SERVICE_UNAVAILABLE, now);
+                }
+                self.core.setups.begin(id, self.came_at);
+                self.admit(id, Parked { request, flow, caller: None }, now);
             }
-            Method::Invite | Method::Register => self.admit(id, Parked { request, flow, caller: None }, now),
+            Method::Register => self.admit(id, Parked { request, flow, caller: None }, now),
             Method::Options => self.capabilities(id, &request, now),
             // All others live in dialogs.
             Method::Bye | Method::Prack | Method::Update | Method::Info => {
@@ -70,6 +75,21 @@ impl Edge {
             }
             // `validate` refused the rest.
             _ => self.core.refuse(id, &request, StatusCode::METHOD_NOT_ALLOWED, now),
+        }
+    }
+
+    /// Why no new call is taken now, before anything is asked of anybody.
+    fn refusal(&self, now: Instant) -> Option<Refused> {
+        if self.draining {
+            Some(Refused::Draining)
+        } else if self.legs.len() >= self.core.options.channels_max as usize {
+            Some(Refused::Full)
+        } else if self.core.setups.is_late(now) {
+            Some(Refused::Late)
+        } else if self.core.transports.is_short_of_descriptors() {
+            Some(Refused::Descriptors)
+        } else {
+            None
         }
     }
 
@@ -127,7 +147,8 @@ impl Edge {
             Lookup::Pending => return Step::Wait,
             Lookup::Overload => return self.refused(id, request, StatusCode::SERVICE_UNAVAILABLE, now),
         };
-        match (self.core.admission.check(request, account.as_deref(), now_unix_s()), account) {
+        let unix_s = self.core.clock.unix_s(now);
+        match (self.core.admission.check(request, account.as_deref(), unix_s), account) {
             (Verdict::Admitted, Some(account)) => Step::On(account),
             (Verdict::Stale, _) => self.challenge(id, request, true, now),
             (Verdict::Forbidden, _) => self.refused(id, request, StatusCode::FORBIDDEN, now),
@@ -205,7 +226,8 @@ impl Edge {
 
     fn challenge<T>(&mut self, id: TransactionId, request: &Request, is_stale: bool, now: Instant) -> Step<T> {
         let mut response = Response::to(request, StatusCode::UNAUTHORIZED);
-        self.core.admission.challenge(&mut response, is_stale, now_unix_s());
+        let unix_s = self.core.clock.unix_s(now);
+        self.core.admission.challenge(&mut response, is_stale, unix_s);
         self.core.reply(id, response, now);
         Step::Answered
     }
@@ -231,8 +253,4 @@ impl Edge {
             let _ = inputs.send(Input::Registered { id, response: Box::new(response) });
         });
     }
-}
-
-fn now_unix_s() -> u64 {
-    u64::try_from(nebula_store::now_unix_ms() / 1000).unwrap_or(0)
 }

@@ -1,12 +1,14 @@
 //! What is done once a second, whatever else happens: the announcement, switchboards that died, registrations that ended.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use nebula_bus::Announcement;
 use nebula_bus::contract::{CauseKind, InstanceId, Role};
 use nebula_store::{locations, steady_unix_ms};
 
+use super::leg::Leg;
+use super::secrets;
 use super::{Edge, Input};
 use crate::channel::cause;
 
@@ -15,6 +17,11 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often ended registrations are removed. Nobody is called by them in any case.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// How often the nonces in use are kept.
+const NONCES_KEPT_EVERY: Duration = Duration::from_secs(5);
+/// How many of them, the newest. Phones with an older one are challenged once more after a restart.
+pub const NONCES_KEPT_MAX: usize = 1024;
+
 /// What it remembers from one time to the next.
 #[derive(Debug, Default)]
 pub struct Housekeeping {
@@ -22,14 +29,21 @@ pub struct Housekeeping {
     announced: Option<(usize, bool)>,
     swept: Option<Instant>,
     sweeping: bool,
+    /// When the nonces in use were kept last, and how many had been spent by then.
+    nonces_kept: Option<(Instant, u64)>,
+    /// Switchboards that own legs here and are not in the registry, since when.
+    missed: HashMap<InstanceId, Instant>,
 }
 
 impl Edge {
     /// Once a second.
     pub fn keep_house(&mut self, now: Instant) {
         self.announce();
+        self.core.transports.look_for_descriptors();
         self.miss_switchboards(now);
         self.sweep(now);
+        self.keep_unsaved(now);
+        self.keep_nonces(now);
         self.drain_outputs(now);
     }
 
@@ -43,18 +57,30 @@ impl Edge {
     }
 
     /// A switchboard that is gone answers nobody: its calls in setup get 503, so that callers try again. Those that are up
-    /// go on; people hear each other without it.
+    /// go on, for people hear each other without it and another may take them over; if none does for long, they end.
     fn miss_switchboards(&mut self, now: Instant) {
         let here: HashSet<InstanceId> =
             self.core.bus.instances(Role::Switchboard).into_iter().map(|there| there.instance).collect();
-        let is_gone = |switchboard: Option<&InstanceId>| switchboard.is_some_and(|owner| !here.contains(owner));
-        for key in self.legs.keys(|leg| leg.channel.state().is_setup() && is_gone(leg.outbox.switchboard())) {
-            if let Some(leg) = self.legs.get_mut(key) {
+        let is_gone = |leg: &Leg| leg.outbox.switchboard().is_some_and(|owner| !here.contains(owner));
+        let keys = self.legs.keys(is_gone);
+        let missed = &mut self.housekeeping.missed;
+        missed.retain(|owner, _| !here.contains(owner));
+        let patience = Duration::from_secs(self.core.options.orphan_timeout_s.into());
+        for key in keys {
+            let Some(leg) = self.legs.get_mut(key) else { continue };
+            let Some(owner) = leg.outbox.switchboard() else { continue };
+            let since = *self.housekeeping.missed.entry(owner.clone()).or_insert(now);
+            if leg.channel.state().is_setup() {
                 tracing::warn!(channel_id = %leg.channel.id, sip_call_id = %leg.sip_call_id, "its switchboard is gone");
-                let cause = cause::own(503, CauseKind::Crash, "");
-                leg.abandon(cause, None, &mut self.core, now);
+                leg.abandon(cause::own(503, CauseKind::Crash, ""), None, &mut self.core, now);
+            } else if now.saturating_duration_since(since) >= patience {
+                tracing::warn!(channel_id = %leg.channel.id, sip_call_id = %leg.sip_call_id, switchboard = %owner,
+                    "its switchboard is gone and no other has taken it over; the leg ends");
+                self.core.metrics.legs_orphaned.increment(1);
+                leg.outbox.give_up();
+                leg.abandon(cause::own(503, CauseKind::Crash, ""), None, &mut self.core, now);
             }
-            self.legs.settle(key);
+            self.settle(key, now);
         }
     }
 
@@ -75,6 +101,29 @@ impl Edge {
             // The actor may be gone, at shutdown; then nobody needs to know.
             let _ = inputs.send(Input::Swept);
         });
+    }
+
+    /// Snapshots that could wait.
+    fn keep_unsaved(&mut self, now: Instant) {
+        for key in std::mem::take(&mut self.unsaved) {
+            if let Some(leg) = self.legs.get_mut(key) {
+                leg.keep(&self.core, now);
+            }
+        }
+    }
+
+    /// The nonces in use, so that what was played is known after a restart.
+    fn keep_nonces(&mut self, now: Instant) {
+        let spent = self.core.admission.spent();
+        let (kept_at, kept) = self.housekeeping.nonces_kept.unwrap_or((now, 0));
+        if spent != kept && now.saturating_duration_since(kept_at) >= NONCES_KEPT_EVERY {
+            self.housekeeping.nonces_kept = Some((now, spent));
+            if let Some(bytes) = secrets::encode_nonces(&self.core.admission.nonces().save(NONCES_KEPT_MAX)) {
+                self.core.snapshots.put(secrets::NONCES_KEY, bytes);
+            }
+        } else {
+            self.housekeeping.nonces_kept = Some((kept_at, kept));
+        }
     }
 
     /// The sweep came back.

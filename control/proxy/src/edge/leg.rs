@@ -6,7 +6,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use nebula_bus::Error;
+use nebula_bus::contract::to_proxy::Phase;
 use nebula_bus::contract::{Cause, CauseKind};
+use nebula_bus::error::code;
 use nebula_sip::dialog::{Dialog, Forks};
 use nebula_sip::message::ByteStr;
 use nebula_sip::session_timer::{self, Offer, Refresher};
@@ -16,8 +19,9 @@ use nebula_sip::{Flow, Method, Name, Request, Response, StatusCode};
 use super::core::{Core, Owner, SDP_TYPE, SUPPORTED};
 use super::legs::LegKey;
 use super::outbox::{Message, Outbox};
+use super::snapshot;
 use crate::admission::ALLOW;
-use crate::channel::{self, Act, Channel, Failure, Peer, Reply, Report, Sent, dtmf};
+use crate::channel::{self, Act, Channel, Failure, Peer, Reply, Report, Sent, State, Weight, dtmf, weight};
 
 /// Which side of the INVITE we are, and the dialogs that came of it.
 #[derive(Debug)]
@@ -31,12 +35,12 @@ pub enum Side {
 /// What an INVITE of ours needs.
 #[derive(Debug)]
 pub struct Uac {
-    /// Its transaction.
-    pub invite: TransactionId,
-    /// The INVITE as it was sent, for a second try with a longer session interval.
-    pub request: Request,
-    /// Its early dialogs.
-    pub forks: Forks,
+    /// Its transaction; none if it did not outlive a restart.
+    pub invite: Option<TransactionId>,
+    /// The INVITE as it was sent, for a second try with a longer session interval; there is none after a restart.
+    pub request: Option<Request>,
+    /// Its dialogs; none once no response can come any more.
+    pub forks: Option<Forks>,
     /// The fork that was heard last: what we send before the answer goes there.
     pub fork: Option<ByteStr>,
     /// The dialog, once answered.
@@ -55,7 +59,7 @@ impl Side {
         if uac.dialog.is_some() {
             return uac.dialog.as_mut();
         }
-        uac.forks.early_mut(fork.or(uac.fork.as_deref())?)
+        uac.forks.as_mut()?.early_mut(fork.or(uac.fork.as_deref())?)
     }
 }
 
@@ -70,11 +74,13 @@ pub struct Open {
 
 /// What [`Act::Repeat`] repeats.
 #[derive(Debug)]
-struct Kept {
-    id: TransactionId,
-    response: Response,
+pub struct Kept {
+    /// The transaction it was sent in.
+    pub id: TransactionId,
+    /// It.
+    pub response: Response,
     /// CSeq of the INVITE it answers.
-    cseq: u32,
+    pub cseq: u32,
 }
 
 /// One leg.
@@ -104,7 +110,16 @@ pub struct Leg {
     pub min_se_s: Option<u32>,
     /// Requests to the switchboard.
     pub outbox: Outbox,
-    kept: Option<Kept>,
+    /// The highest fence of an owner of its call; who comes with a lower one owns it no more.
+    pub fence: u64,
+    /// What [`Act::Repeat`] repeats.
+    pub kept: Option<Kept>,
+    /// Requests of ours whose transactions may live.
+    pub sent: Vec<(Sent, TransactionId)>,
+    /// How much has changed since its last snapshot.
+    pub touched: Weight,
+    /// Whether there is a snapshot of it.
+    pub is_saved: bool,
 }
 
 impl Leg {
@@ -131,8 +146,64 @@ impl Leg {
             provisional: None,
             min_se_s: None,
             outbox,
+            fence: 0,
             kept: None,
+            sent: Vec::new(),
+            touched: Weight::Now,
+            is_saved: false,
         }
+    }
+
+    /// Something changed that a restart should know.
+    pub fn touch(&mut self, weight: Weight) {
+        self.touched = self.touched.max(weight);
+    }
+
+    /// Takes its snapshot.
+    pub fn keep(&mut self, core: &Core, now: Instant) {
+        self.touched = Weight::Nothing;
+        if let Some(bytes) = self.encode(core, now) {
+            core.snapshots.put(snapshot::key(&self.channel.id), bytes);
+            self.is_saved = true;
+        }
+    }
+
+    /// A request of ours went out in this transaction.
+    pub fn note_sent(&mut self, what: Sent, id: TransactionId, core: &mut Core) {
+        core.owners.insert(id, Owner::Client(self.key, what));
+        self.sent.retain(|(_, id)| core.owners.contains_key(id));
+        self.sent.push((what, id));
+    }
+
+    /// Lets the owner of the call pass, and refuses one that was its owner before.
+    pub fn admit(&mut self, fence: Option<u64>) -> Result<(), Error> {
+        match fence {
+            Some(fence) if fence < self.fence => {
+                let why = format!("{} has an owner of fence {}", self.channel.id, self.fence);
+                Err(Error::permanent(code::FENCED, why))
+            }
+            fence => {
+                if fence.is_some_and(|fence| fence > self.fence) {
+                    self.touch(Weight::Soon);
+                }
+                self.fence = self.fence.max(fence.unwrap_or(0));
+                Ok(())
+            }
+        }
+    }
+
+    /// Where it stands, as its owner is told.
+    pub fn phase(&self) -> Phase {
+        match self.channel.state() {
+            State::Proceeding | State::Early | State::Calling | State::Ringing => Phase::Early,
+            State::Answered | State::Acking | State::Confirmed => Phase::Answered,
+            State::Cancelling | State::Ending | State::Over => Phase::Gone,
+        }
+    }
+
+    /// When [`Leg::wake`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.channel.deadline().into_iter().chain(self.outbox.deadline()).min()
     }
 
     /// Whether it may be dropped: the machine is over and the switchboard knows.
@@ -158,7 +229,9 @@ impl Leg {
     /// Feeds the machine and carries out what it wants. `current` is the request that is being handled.
     pub fn peer(&mut self, input: Peer, current: Option<Open>, core: &mut Core, now: Instant) {
         let mut acts = Vec::new();
+        let before = self.channel.standing();
         self.channel.peer(input, now, &mut acts);
+        self.touch(weight(before, self.channel.standing(), &acts));
         self.carry_out(acts, current, core, now);
     }
 
@@ -170,7 +243,9 @@ impl Leg {
         now: Instant,
     ) -> Result<(), channel::WrongState> {
         let mut acts = Vec::new();
+        let before = self.channel.standing();
         self.channel.command(command, now, &mut acts)?;
+        self.touch(weight(before, self.channel.standing(), &acts));
         self.carry_out(acts, None, core, now);
         Ok(())
     }
@@ -178,8 +253,11 @@ impl Leg {
     /// The same for a clock.
     pub fn wake(&mut self, core: &mut Core, now: Instant) {
         let mut acts = Vec::new();
+        let before = self.channel.standing();
         self.channel.wake(now, &mut acts);
+        self.touch(weight(before, self.channel.standing(), &acts));
         self.carry_out(acts, None, core, now);
+        self.outbox.wake(self.key, core, now);
     }
 
     /// Ends the leg because Nebula cannot go on with it; a caller in setup may try again.
@@ -296,7 +374,8 @@ impl Leg {
             channel::Request::Ack { sdp } => self.send_ack(sdp, core),
             channel::Request::Cancel { cause } => {
                 if let Side::Uac(uac) = &self.side
-                    && let Err(error) = core.layer.cancel(now, uac.invite, Some(&reason_of(&cause)))
+                    && let Some(invite) = uac.invite
+                    && let Err(error) = core.layer.cancel(now, invite, Some(&reason_of(&cause)))
                 {
                     // Answered meanwhile: the 2xx or the refusal is on its way to the machine.
                     tracing::debug!(channel_id = %self.channel.id, %error, "CANCEL not sent");
@@ -342,7 +421,8 @@ impl Leg {
         if let Side::Uac(uac) = &mut self.side
             && let Some(dialog) = &uac.dialog
         {
-            uac.forks.acknowledged(&dialog.id().remote_tag, bytes.clone());
+            let remote_tag = &dialog.id().remote_tag;
+            uac.forks.iter_mut().for_each(|forks| forks.acknowledged(remote_tag, bytes.clone()));
         }
         self.ack = success.headers.cseq().ok().map(|cseq| (cseq.number, bytes));
     }
@@ -351,9 +431,7 @@ impl Leg {
     fn request(&mut self, request: Request, sent: Sent, core: &mut Core, now: Instant) {
         let request = request.with(Name::UserAgent, core.product());
         match core.layer.request(now, request, self.flow) {
-            Ok(id) => {
-                core.owners.insert(id, Owner::Client(self.key, sent));
-            }
+            Ok(id) => self.note_sent(sent, id, core),
             Err(RequestError::Full { .. } | RequestError::NoTransactionOfItsOwn(_)) => {
                 let reason = "Too many transactions".to_owned();
                 self.peer(Peer::Failure { of: sent, why: Failure::Transport, code: 503, reason }, None, core, now);

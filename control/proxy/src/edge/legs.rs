@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::convert::Infallible;
 use std::time::Instant;
 
 use nebula_bus::contract::ChannelId;
@@ -43,17 +44,29 @@ impl Legs {
 
     /// Puts a leg in; `make` is told its key.
     pub fn insert(&mut self, make: impl FnOnce(LegKey) -> Leg) -> LegKey {
+        let Ok(key) = self.try_insert(|key| Ok::<_, Infallible>(make(key)));
+        key
+    }
+
+    /// The same, unless it cannot be made.
+    pub fn try_insert<E>(&mut self, make: impl FnOnce(LegKey) -> Result<Leg, E>) -> Result<LegKey, E> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, leg: None, queued: None });
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
         let key = LegKey { index, generation: slot.generation };
-        let leg = make(key);
+        let leg = match make(key) {
+            Ok(leg) => leg,
+            Err(error) => {
+                self.free.push(index);
+                return Err(error);
+            }
+        };
         self.by_channel.insert(leg.channel.id.clone(), key);
         self.by_tag.insert(leg.local_tag.clone(), key);
         slot.leg = Some(leg);
-        key
+        Ok(key)
     }
 
     /// The leg of this key.
@@ -90,7 +103,7 @@ impl Legs {
             self.free.push(key.index);
             return true;
         }
-        if let Some(at) = leg.channel.deadline()
+        if let Some(at) = leg.deadline()
             && slot.queued.is_none_or(|queued| at < queued)
         {
             slot.queued = Some(at);

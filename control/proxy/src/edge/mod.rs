@@ -15,14 +15,19 @@ mod housekeeping;
 mod leg;
 mod legs;
 mod outbox;
+mod restore;
+mod secrets;
+mod setups;
+mod snapshot;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nebula_bus::contract::{InstanceId, Role, to_proxy::Dial};
-use nebula_bus::{Bus, Call, Inbox};
+use nebula_bus::{Bus, Call, Inbox, Snapshots};
+use nebula_sip::digest::Nonces;
 use nebula_sip::transaction::{self, Layer, Output, Tokens, TransactionId};
 use nebula_sip::{Flow, Protocol, Response, StatusCode};
 use nebula_store::Store;
@@ -34,10 +39,15 @@ use self::core::Core;
 use accounts::Accounts;
 use gate::Parked;
 use housekeeping::{HOUSEKEEPING, Housekeeping};
-use legs::Legs;
+use legs::{LegKey, Legs};
 use outbox::Told;
+use setups::Setups;
+
+pub use restore::Left;
+pub use secrets::Secrets;
 
 use crate::admission::Admission;
+use crate::channel::Weight;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::transport::{Closed, Event, Inbound, Transports};
@@ -102,9 +112,13 @@ pub struct Edge {
     registering: u32,
     housekeeping: Housekeeping,
     draining: bool,
+    /// When the message at hand came to its socket.
+    came_at: Instant,
     inbound: mpsc::Receiver<Inbound>,
     inbox: Inbox,
     inputs: mpsc::UnboundedReceiver<Input>,
+    /// Legs whose snapshots can wait until the next second.
+    unsaved: HashSet<LegKey>,
     status: watch::Sender<Status>,
 }
 
@@ -116,15 +130,17 @@ pub struct Parts {
     pub store: Store,
     pub transports: Transports,
     pub inbound: mpsc::Receiver<Inbound>,
-    /// Random: for branches, tags, nonces.
-    pub seeds: [[u8; 16]; 3],
+    /// Random: for branches and tags.
+    pub seeds: [[u8; 16]; 2],
+    pub snapshots: Snapshots,
+    pub left: Left,
     pub status: watch::Sender<Status>,
 }
 
 impl Edge {
-    /// Opens the inbox; requests are answered once [`Edge::run`] runs.
+    /// Opens the inbox and takes up what the last process left; requests are answered once [`Edge::run`] runs.
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedSender<Input>) {
-        let Parts { options, instance, bus, store, transports, inbound, seeds, status } = parts;
+        let Parts { options, instance, bus, store, transports, inbound, seeds, snapshots, left, status } = parts;
         let inbox = bus.serve(Role::Proxy, instance.clone());
         let (sender, inputs) = mpsc::unbounded_channel();
         let layer_options = transaction::Options {
@@ -133,21 +149,29 @@ impl Edge {
             retry_after_s: options.retry_after_s,
             sent_by: options.advertised_address.map(|ip| SocketAddr::new(ip, transports.port())),
         };
+        let nonces = match &left.nonces {
+            Some(saved) => Nonces::resume(left.secrets.nonces, options.nonce_lifetime_s, saved),
+            None => Nonces::new(left.secrets.nonces, options.nonce_lifetime_s),
+        };
         let core = Core {
             metrics: Metrics::new(&options.product),
             instance,
             bus,
             store,
             transports,
-            admission: Admission::new(&options.realm, options.algorithms(), seeds[2], options.nonce_lifetime_s),
-            layer: Layer::new(layer_options, seeds[0]),
+            admission: Admission::new(&options.realm, options.algorithms(), nonces),
+            layer: Layer::with_keys(layer_options, seeds[0], left.secrets.transactions),
+            snapshots,
+            clock: left.clock,
             tokens: Tokens::new(seeds[1]),
             owners: HashMap::new(),
             inputs: sender.clone(),
+            setups: Setups::new(Duration::from_millis(options.setup_delay_ms_max.into())),
             options: Arc::new(options),
         };
+        core.keep_secrets(&left.secrets, Instant::now());
         let accounts = Accounts::new(&core.options);
-        let edge = Self {
+        let mut edge = Self {
             core,
             legs: Legs::default(),
             accounts,
@@ -155,11 +179,15 @@ impl Edge {
             registering: 0,
             housekeeping: Housekeeping::default(),
             draining: false,
+            came_at: Instant::now(),
             inbound,
             inbox,
             inputs,
+            unsaved: HashSet::new(),
             status,
         };
+        edge.restore(left.legs, Instant::now());
+        edge.tell_status();
         (edge, sender)
     }
 
@@ -168,6 +196,9 @@ impl Edge {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let clock = tokio::time::sleep_until(far_away().into());
         tokio::pin!(clock);
+        let snapshots = self.core.snapshots.clone();
+        let fenced = snapshots.fenced();
+        tokio::pin!(fenced);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -198,9 +229,30 @@ impl Edge {
                     clock.as_mut().reset(self.next_clock().unwrap_or_else(far_away).into());
                 }
                 _ = housekeeping.tick() => self.keep_house(Instant::now()),
+                () = &mut fenced => {
+                    tracing::error!(instance = %self.core.instance, "fenced: another process has this name; the edge ends");
+                    return;
+                }
             }
             self.tell_status();
         }
+    }
+
+    /// After an input to a leg: keeps or forgets its snapshot, plans its next waking, drops it if it is done with.
+    fn settle(&mut self, key: LegKey, now: Instant) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        if leg.is_done() {
+            if leg.is_saved {
+                self.core.snapshots.delete(snapshot::key(&leg.channel.id));
+            }
+        } else {
+            match leg.touched {
+                Weight::Nothing => {}
+                Weight::Soon => drop(self.unsaved.insert(key)),
+                Weight::Now => leg.keep(&self.core, now),
+            }
+        }
+        self.legs.settle(key);
     }
 
     fn next_clock(&self) -> Option<Instant> {
@@ -214,12 +266,13 @@ impl Edge {
             if let Some(leg) = self.legs.get_mut(key) {
                 leg.wake(&mut self.core, now);
             }
-            self.legs.settle(key);
+            self.settle(key, now);
             self.drain_outputs(now);
         }
     }
 
-    fn receive(&mut self, Inbound { flow, event }: Inbound, now: Instant) {
+    fn receive(&mut self, Inbound { flow, at, event }: Inbound, now: Instant) {
+        self.came_at = at;
         match event {
             Event::Message(message) => {
                 if let nebula_sip::Message::Request(request) = &message {
@@ -292,5 +345,5 @@ impl Edge {
 
 /// A clock that has nothing to do still needs a time.
 fn far_away() -> Instant {
-    Instant::now() + std::time::Duration::from_secs(3600)
+    Instant::now() + Duration::from_secs(3600)
 }

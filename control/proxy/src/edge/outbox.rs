@@ -1,14 +1,19 @@
 //! Requests about one leg to the switchboard, in order: one under way, the rest waits.
 //!
-//! The request under way runs in a task of its own and comes back to the actor as an input; a transient failure is
-//! retried inside the deadline by the bus, under an idempotency key, so a report acts once. After that the leg ends.
+//! Each has a number and with it an idempotency key, so that it acts once however often it is sent. The request under way
+//! runs in a task of its own and comes back to the actor as an input. `channel.invite` has a short time, for a caller
+//! waits; a report that fails for a reason that may pass is sent again, with growing pauses, for as long as the leg has an
+//! owner or may get a new one: through a switchboard's restart, its end, and a bus that is away.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nebula_bus::contract::to_switchboard::*;
 use nebula_bus::contract::{ChannelId, InstanceId};
+use nebula_bus::error::code;
 use nebula_bus::{Context, Error, Target};
+use serde::{Deserialize, Serialize};
 
 use super::Input;
 use super::core::Core;
@@ -18,12 +23,16 @@ use crate::channel::Report;
 /// Reports of one leg that wait; beyond it key presses and provisional responses, of which a peer may send any number,
 /// are dropped and counted. Of the others a leg makes only a few.
 const WAITING_MAX: usize = 32;
+/// The first pause before a report is sent again; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause: what healing may take after a switchboard or the bus came back.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Something to tell the switchboard.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Message {
     /// The first one of an incoming leg.
-    Invite(Box<Invite>),
+    Invite(Arc<Invite>),
     /// Any later one.
     Report(Report),
 }
@@ -33,6 +42,27 @@ impl Message {
         let Message::Report(report) = self else { return false };
         matches!(report, Report::Dtmf { .. } | Report::Ringing { .. } | Report::Progress { .. })
     }
+
+    /// Whether the leg cannot go on if the switchboard does not take it.
+    fn is_vital(&self) -> bool {
+        !matches!(self, Message::Report(Report::Dtmf { .. } | Report::Hangup(_)))
+    }
+}
+
+/// A request and its number, which makes its idempotency key.
+#[derive(Debug)]
+struct Numbered {
+    number: u32,
+    message: Message,
+}
+
+/// What of an outbox outlives its process: the owner, and the reports that nobody has confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    switchboard: Option<InstanceId>,
+    /// How many requests were numbered.
+    numbered: u32,
+    waiting: Vec<(u32, Report)>,
 }
 
 /// How a request came out.
@@ -40,10 +70,25 @@ impl Message {
 pub struct Told {
     /// Which leg's.
     pub leg: LegKey,
+    /// Which attempt of its outbox.
+    pub attempt: u32,
     /// The reply to `channel.invite`, or nothing.
     pub result: Result<Option<Invited>, Error>,
-    /// Whether the leg can live on if it failed.
-    pub vital: bool,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing: the attempt had been given up.
+    Stale,
+    /// It was taken; the reply to `channel.invite`, if it was that.
+    Taken(Option<Invited>),
+    /// It is sent again later.
+    Again(Error),
+    /// It was refused for good, but the leg can live with that.
+    Passed(Error),
+    /// The leg cannot go on.
+    Fatal(Error),
 }
 
 /// One leg's requests.
@@ -52,15 +97,48 @@ pub struct Outbox {
     channel_id: ChannelId,
     /// Who owns the call; none until `channel.invite` is answered.
     switchboard: Option<InstanceId>,
-    waiting: VecDeque<Message>,
+    /// The first one is the one under way, if `busy`.
+    waiting: VecDeque<Numbered>,
     busy: bool,
-    sent: u32,
+    numbered: u32,
+    /// Counts attempts, so that one that was given up is known when it comes back.
+    attempt: u32,
+    pause: Duration,
+    again_at: Option<Instant>,
 }
 
 impl Outbox {
     /// For a leg whose call is owned by `switchboard`, if that is known.
     pub fn new(channel_id: ChannelId, switchboard: Option<InstanceId>) -> Self {
-        Self { channel_id, switchboard, waiting: VecDeque::new(), busy: false, sent: 0 }
+        Self::restored(channel_id, Saved { switchboard, numbered: 0, waiting: Vec::new() })
+    }
+
+    /// As it was saved; nothing is sent before the next push or [`Outbox::wake`].
+    pub fn restored(channel_id: ChannelId, saved: Saved) -> Self {
+        let numbered = |(number, report)| Numbered { number, message: Message::Report(report) };
+        Self {
+            channel_id,
+            switchboard: saved.switchboard,
+            waiting: saved.waiting.into_iter().map(numbered).collect(),
+            busy: false,
+            numbered: saved.numbered,
+            attempt: 0,
+            pause: PAUSE_MIN,
+            again_at: None,
+        }
+    }
+
+    /// For the snapshot. An unanswered `channel.invite` is not kept: its caller is refused at a restart.
+    pub fn save(&self) -> Saved {
+        let report = |numbered: &Numbered| match &numbered.message {
+            Message::Report(report) => Some((numbered.number, report.clone())),
+            Message::Invite(_) => None,
+        };
+        Saved {
+            switchboard: self.switchboard.clone(),
+            numbered: self.numbered,
+            waiting: self.waiting.iter().filter_map(report).collect(),
+        }
     }
 
     /// Who owns the call, if that is known.
@@ -70,7 +148,12 @@ impl Outbox {
 
     /// Nothing under way, nothing waiting.
     pub fn is_empty(&self) -> bool {
-        !self.busy && self.waiting.is_empty()
+        self.waiting.is_empty()
+    }
+
+    /// When [`Outbox::wake`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again_at
     }
 
     /// Sends it, now or when those before it are through.
@@ -79,47 +162,115 @@ impl Outbox {
             core.metrics.reports_dropped.increment(1);
             return;
         }
-        self.waiting.push_back(message);
+        self.numbered += 1;
+        self.waiting.push_back(Numbered { number: self.numbered, message });
         self.send_next(leg, core);
     }
 
-    /// The request under way was answered.
-    pub fn told(&mut self, invited: Option<Invited>, leg: LegKey, core: &Core) {
-        self.busy = false;
-        if let Some(invited) = invited {
-            self.switchboard = Some(invited.switchboard);
+    /// Sends again what is due.
+    pub fn wake(&mut self, leg: LegKey, core: &Core, now: Instant) {
+        if self.again_at.is_none_or(|at| at <= now) {
+            self.again_at = None;
+            self.send_next(leg, core);
         }
+    }
+
+    /// Another switchboard, or the same one anew, owns the call: it gets what nobody has confirmed.
+    pub fn adopted(&mut self, switchboard: InstanceId, leg: LegKey, core: &Core) {
+        self.switchboard = Some(switchboard);
+        // Whoever knows the leg has had its INVITE.
+        self.waiting.retain(|numbered| matches!(numbered.message, Message::Report(_)));
+        self.attempt = self.attempt.wrapping_add(1);
+        (self.busy, self.again_at, self.pause) = (false, None, PAUSE_MIN);
         self.send_next(leg, core);
     }
 
-    /// The request under way failed for good, and there is nobody to tell the rest to.
-    pub fn give_up(&mut self) {
+    /// The request under way came back.
+    pub fn told(&mut self, told: Told, core: &Core, now: Instant) -> Outcome {
+        if !self.busy || told.attempt != self.attempt {
+            return Outcome::Stale;
+        }
         self.busy = false;
+        let is_invite = self.waiting.front().is_some_and(|front| matches!(front.message, Message::Invite(_)));
+        let outcome = match told.result {
+            Err(error) if error.is_transient() && !is_invite => {
+                let named = error.retry_after_s.map(|seconds| Duration::from_secs(seconds.into()).min(PAUSE_MAX));
+                self.again_at = Some(now + named.unwrap_or(self.pause));
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                core.metrics.reports_retried.increment(1);
+                return Outcome::Again(error);
+            }
+            Err(error) if self.waiting.front().is_some_and(|front| front.message.is_vital()) => {
+                return Outcome::Fatal(error);
+            }
+            Err(error) => Outcome::Passed(error),
+            Ok(invited) => {
+                if let Some(invited) = &invited {
+                    self.switchboard = Some(invited.switchboard.clone());
+                }
+                Outcome::Taken(invited)
+            }
+        };
+        self.waiting.pop_front();
+        self.pause = PAUSE_MIN;
+        self.send_next(told.leg, core);
+        outcome
+    }
+
+    /// There is nobody to tell anything to.
+    pub fn give_up(&mut self) {
+        self.attempt = self.attempt.wrapping_add(1);
+        (self.busy, self.again_at) = (false, None);
         self.waiting.clear();
     }
 
     fn send_next(&mut self, leg: LegKey, core: &Core) {
-        if self.busy {
+        if self.busy || self.again_at.is_some() {
             return;
         }
-        let Some(message) = self.waiting.pop_front() else { return };
+        let Some(Numbered { number, message }) = self.waiting.front() else { return };
+        let target = match (&self.switchboard, message) {
+            (Some(owner), _) => Target::Instance(owner.clone()),
+            (None, Message::Invite(_)) => Target::Service,
+            // The INVITE that would have named an owner has failed.
+            (None, Message::Report(_)) => return self.waiting.clear(),
+        };
         self.busy = true;
-        self.sent += 1;
-        let vital = !matches!(message, Message::Report(Report::Dtmf { .. } | Report::Hangup(_)));
-        let timeout = Duration::from_millis(core.options.rpc_timeout_ms.into());
-        let context = Context::new(timeout).key(format!("{}/{}", self.channel_id, self.sent));
-        let target = self.switchboard.clone().map_or(Target::Service, Target::Instance);
+        self.attempt = self.attempt.wrapping_add(1);
+        let options = &core.options;
+        let timeout_ms = match message {
+            Message::Invite(_) => options.invite_timeout_ms,
+            Message::Report(_) => options.rpc_timeout_ms,
+        };
+        let context =
+            Context::new(Duration::from_millis(timeout_ms.into())).key(format!("{}/{number}", self.channel_id));
         let (bus, inputs, channel_id) = (core.bus.clone(), core.inputs.clone(), self.channel_id.clone());
+        let (message, attempt) = (message.clone(), self.attempt);
         tokio::spawn(async move {
             let result = match message {
-                Message::Invite(invite) => {
-                    bus.call_retrying::<ChannelInvite>(&target, *invite, &context).await.map(Some)
-                }
+                Message::Invite(invite) => ask(&bus, &target, &invite, &context).await.map(Some),
                 Message::Report(report) => tell(&bus, &target, channel_id, report, &context).await.map(|()| None),
             };
             // The actor may be gone, at shutdown; then nobody needs to know.
-            let _ = inputs.send(Input::Told(Told { leg, result, vital }));
+            let _ = inputs.send(Input::Told(Told { leg, attempt, result }));
         });
+    }
+}
+
+/// `channel.invite`: tried again while there is time, unless it is plain that nobody can be reached.
+async fn ask(bus: &nebula_bus::Bus, target: &Target, invite: &Invite, context: &Context) -> Result<Invited, Error> {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let error = match bus.call::<ChannelInvite>(target, invite.clone(), context).await {
+            Ok(invited) => return Ok(invited),
+            Err(error) => error,
+        };
+        let may_pass = error.is_transient() && !error.is(code::UNAVAILABLE) && error.retry_after_s.is_none();
+        if !may_pass || context.remaining() <= pause {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
     }
 }
 
@@ -133,26 +284,20 @@ async fn tell(
     let accepted = match report {
         Report::Ringing { code } => {
             let params = Provisional { channel_id, sip_code: code, sdp: None };
-            bus.call_retrying::<ChannelRinging>(target, params, context).await
+            bus.call::<ChannelRinging>(target, params, context).await
         }
         Report::Progress { code, sdp } => {
             let params = Provisional { channel_id, sip_code: code, sdp };
-            bus.call_retrying::<ChannelProgress>(target, params, context).await
+            bus.call::<ChannelProgress>(target, params, context).await
         }
-        Report::Answered { sdp } => {
-            bus.call_retrying::<ChannelAnswered>(target, Sdp { channel_id, sdp }, context).await
-        }
-        Report::Refused(cause) => {
-            bus.call_retrying::<ChannelRefused>(target, Ended { channel_id, cause }, context).await
-        }
-        Report::Reinvite { sdp } => {
-            bus.call_retrying::<ChannelReinvite>(target, Reinvite { channel_id, sdp }, context).await
-        }
-        Report::Acked { sdp } => bus.call_retrying::<ChannelAcked>(target, Sdp { channel_id, sdp }, context).await,
+        Report::Answered { sdp } => bus.call::<ChannelAnswered>(target, Sdp { channel_id, sdp }, context).await,
+        Report::Refused(cause) => bus.call::<ChannelRefused>(target, Ended { channel_id, cause }, context).await,
+        Report::Reinvite { sdp } => bus.call::<ChannelReinvite>(target, Reinvite { channel_id, sdp }, context).await,
+        Report::Acked { sdp } => bus.call::<ChannelAcked>(target, Sdp { channel_id, sdp }, context).await,
         Report::Dtmf { digit, duration_ms } => {
-            bus.call_retrying::<ChannelDtmf>(target, Dtmf { channel_id, digit, duration_ms }, context).await
+            bus.call::<ChannelDtmf>(target, Dtmf { channel_id, digit, duration_ms }, context).await
         }
-        Report::Hangup(cause) => bus.call_retrying::<ChannelHangup>(target, Ended { channel_id, cause }, context).await,
+        Report::Hangup(cause) => bus.call::<ChannelHangup>(target, Ended { channel_id, cause }, context).await,
     };
     accepted.map(drop)
 }

@@ -3,13 +3,14 @@
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use nebula_sip::Protocol;
 
-const DESCRIPTIONS: [(&str, &str); 7] = [
+const DESCRIPTIONS: [(&str, &str); 8] = [
     ("nebula_proxy_messages_received_total", "SIP messages received, by transport"),
     ("nebula_proxy_messages_sent_total", "SIP messages sent, by transport"),
     ("nebula_proxy_messages_dropped_total", "datagrams lost because the edge was behind or the kernel refused them"),
     ("nebula_proxy_messages_malformed_total", "SIP messages that do not parse, by what is wrong"),
     ("nebula_proxy_keepalives_total", "what only keeps NAT bindings alive"),
     ("nebula_proxy_tcp_refused_total", "connections closed at once because there were too many"),
+    ("nebula_proxy_tcp_accept_failed_total", "connections that could not be accepted"),
     ("nebula_proxy_tcp_closed_total", "connections closed by us, by reason"),
 ];
 
@@ -25,6 +26,8 @@ pub struct Counters {
     pub dropped_send: Counter,
     /// Open TCP connections.
     pub connections: Gauge,
+    /// Connections that could not be accepted.
+    pub accept_failed: Counter,
     /// Connections accepted and closed at once because there were too many.
     pub connections_refused: Counter,
 }
@@ -43,6 +46,7 @@ impl Counters {
             dropped_overload: counter!("nebula_proxy_messages_dropped_total", "reason" => "overload"),
             dropped_send: counter!("nebula_proxy_messages_dropped_total", "reason" => "send"),
             connections: gauge!("nebula_proxy_tcp_connections"),
+            accept_failed: counter!("nebula_proxy_tcp_accept_failed_total"),
             connections_refused: counter!("nebula_proxy_tcp_refused_total"),
         }
     }

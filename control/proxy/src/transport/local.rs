@@ -27,18 +27,18 @@ impl Routes {
         }
         let now = Instant::now();
         let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = by_peer.get(&remote.ip()).filter(|(asked, _)| now.duration_since(*asked) < FRESH);
-        let ip = match known {
-            Some((_, ip)) => *ip,
-            None => {
-                let ip = ask(remote).unwrap_or(bound.ip());
-                if by_peer.len() >= PEERS_MAX {
-                    by_peer.clear();
-                }
-                by_peer.insert(remote.ip(), (now, ip));
-                ip
+        let known = by_peer.get(&remote.ip()).copied();
+        let fresh = known.filter(|(asked, _)| now.duration_since(*asked) < FRESH).map(|(_, ip)| ip);
+        let ip = fresh.or_else(|| {
+            let ip = ask(remote)?;
+            if by_peer.len() >= PEERS_MAX {
+                by_peer.clear();
             }
-        };
+            by_peer.insert(remote.ip(), (now, ip));
+            Some(ip)
+        });
+        // Without a file descriptor nobody can be asked, but routes seldom change.
+        let ip = ip.or(known.map(|(_, ip)| ip)).unwrap_or(bound.ip());
         SocketAddr::new(ip, bound.port())
     }
 

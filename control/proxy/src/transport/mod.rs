@@ -8,6 +8,7 @@
 
 mod bind;
 mod counters;
+mod descriptors;
 mod local;
 mod tcp;
 mod udp;
@@ -18,7 +19,7 @@ mod tests;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nebula_sip::message::{Malformed, Message};
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use counters::Counters;
+use descriptors::Descriptors;
 
 /// Parsed messages that wait for the edge; beyond it UDP drops (counted), TCP stops reading.
 const INBOUND_MAX: usize = 4096;
@@ -44,6 +46,10 @@ pub struct Options {
     pub tcp_connections_max: usize,
     /// How long a connection may be silent. Longer than the longest registration, or phones without keepalive are lost.
     pub tcp_idle_timeout: Duration,
+    /// How long a connection that a peer made may take to its first whole message.
+    pub tcp_first_message_timeout: Duration,
+    /// What may wait to be written to a connection, bytes, and as much again in the kernel; more closes it.
+    pub tcp_write_buffer_bytes: usize,
     /// How long a message may take to arrive once it began.
     pub tcp_message_timeout: Duration,
     /// How long to wait for a connection of our own making.
@@ -60,6 +66,8 @@ impl Default for Options {
             tcp: true,
             tcp_connections_max: 8192,
             tcp_idle_timeout: Duration::from_secs(3900),
+            tcp_first_message_timeout: Duration::from_secs(30),
+            tcp_write_buffer_bytes: 256 * 1024,
             tcp_message_timeout: Duration::from_secs(10),
             tcp_connect_timeout: Duration::from_secs(5),
             udp_receive_buffer_bytes: 4 * 1024 * 1024,
@@ -85,6 +93,8 @@ pub struct BindError {
 pub struct Inbound {
     /// From where.
     pub flow: Flow,
+    /// When it was read.
+    pub at: Instant,
     /// What.
     pub event: Event,
 }
@@ -144,6 +154,7 @@ struct Shared {
     tcp: Option<Arc<tcp::Connections>>,
     port: u16,
     routes: Arc<local::Routes>,
+    descriptors: Arc<Descriptors>,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -154,6 +165,7 @@ impl Transports {
         let (inbound, receiver) = mpsc::channel(INBOUND_MAX);
         let counters = Arc::new(Counters::new());
         let routes = Arc::new(local::Routes::default());
+        let descriptors = Arc::new(Descriptors::new());
         let mut tasks = Vec::new();
 
         let mut udp = Vec::new();
@@ -162,13 +174,15 @@ impl Transports {
             tasks.push(tokio::spawn(socket.clone().receive(inbound.clone())).abort_handle());
             udp.push(socket);
         }
-        let tcp = options.tcp.then(|| tcp::Connections::new(&options, routes.clone(), counters, inbound));
+        let tcp = options
+            .tcp
+            .then(|| tcp::Connections::new(&options, routes.clone(), counters, descriptors.clone(), inbound));
         if let Some(connections) = &tcp {
             for listener in sockets.tcp {
                 tasks.push(tokio::spawn(connections.clone().accept(listener)).abort_handle());
             }
         }
-        Ok((Self(Arc::new(Shared { udp, tcp, port: sockets.port, routes, tasks })), receiver))
+        Ok((Self(Arc::new(Shared { udp, tcp, port: sockets.port, routes, descriptors, tasks })), receiver))
     }
 
     /// Sends a serialised message over a flow, at once or never.
@@ -211,6 +225,16 @@ impl Transports {
             (Protocol::Tcp, Some(tcp)) => tcp.open(&flow),
             _ => Ok(flow),
         }
+    }
+
+    /// Whether the process has no file descriptor left.
+    pub fn is_short_of_descriptors(&self) -> bool {
+        self.0.descriptors.is_short()
+    }
+
+    /// Looks whether it has one.
+    pub fn look_for_descriptors(&self) {
+        self.0.descriptors.look();
     }
 
     /// The port every transport listens on.

@@ -1,18 +1,20 @@
 //! TCP connections: accepted ones and those we make, told apart by nothing once they stand.
 //!
-//! Two tasks each: one reads and frames, one writes from a bounded queue. Whoever reads slower than we write is closed when
-//! the queue is full. The table is behind one lock, which is never held over an await. RFC 3261 section 18, RFC 5626
+//! One task each: it reads and frames, and writes from a queue that is bounded in messages and bytes. Whoever reads slower
+//! than we write is closed when the queue is full. The table is behind one lock, which is never held over an await. RFC 3261 section 18, RFC 5626
 //! section 3.5.1 (CRLF keepalive).
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nebula_sip::message::stream::{Frame, Framer};
 use nebula_sip::{Flow, Protocol};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::counters::Counters;
+use super::descriptors::Descriptors;
 use super::local::Routes;
 use super::{Closed, Event, Inbound, Options, SendError, event_of};
 
@@ -31,8 +34,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 /// Bytes asked for per read.
 const READ_BYTES: usize = 8 * 1024;
-/// How long to rest when the kernel has no file descriptor for us.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// The first rest after a connection could not be accepted; it doubles up to [`ACCEPT_REST_MAX`].
+const ACCEPT_REST_MIN: Duration = Duration::from_millis(50);
+/// The longest rest: what may pass before it is seen that there are descriptors again.
+const ACCEPT_REST_MAX: Duration = Duration::from_secs(1);
 
 /// All connections.
 pub struct Connections {
@@ -40,10 +45,13 @@ pub struct Connections {
     next_id: AtomicU64,
     connections_max: usize,
     idle_timeout: Duration,
+    first_message_timeout: Duration,
     message_timeout: Duration,
     connect_timeout: Duration,
+    write_buffer_bytes: usize,
     routes: Arc<Routes>,
     counters: Arc<Counters>,
+    descriptors: Arc<Descriptors>,
     inbound: mpsc::Sender<Inbound>,
 }
 
@@ -57,6 +65,8 @@ struct Open {
 struct Connection {
     flow: Flow,
     queue: mpsc::Sender<Bytes>,
+    /// Bytes in the queue, with the message that is being written. Relaxed: a count of its own.
+    queued_bytes: Arc<AtomicUsize>,
     /// Tells its tasks to stop, and why.
     close: watch::Sender<Option<Closed>>,
 }
@@ -64,7 +74,10 @@ struct Connection {
 /// The ends that a connection's tasks hold.
 struct Ends {
     flow: Flow,
+    /// Whether the peer made it, and has yet to say something.
+    is_theirs: bool,
     queue: mpsc::Receiver<Bytes>,
+    queued_bytes: Arc<AtomicUsize>,
     close: watch::Receiver<Option<Closed>>,
 }
 
@@ -73,6 +86,7 @@ impl Connections {
         options: &Options,
         routes: Arc<Routes>,
         counters: Arc<Counters>,
+        descriptors: Arc<Descriptors>,
         inbound: mpsc::Sender<Inbound>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -80,27 +94,39 @@ impl Connections {
             next_id: AtomicU64::new(1),
             connections_max: options.tcp_connections_max,
             idle_timeout: options.tcp_idle_timeout,
+            first_message_timeout: options.tcp_first_message_timeout,
             message_timeout: options.tcp_message_timeout,
             connect_timeout: options.tcp_connect_timeout,
+            write_buffer_bytes: options.tcp_write_buffer_bytes,
             routes,
             counters,
+            descriptors,
             inbound,
         })
     }
 
     /// Accepts until aborted.
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut rest = ACCEPT_REST_MIN;
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => {
+                    rest = ACCEPT_REST_MIN;
                     let Ok(local) = stream.local_addr() else { continue };
-                    match self.register(local, remote) {
+                    match self.register(local, remote, true) {
                         Some(ends) => drop(tokio::spawn(self.clone().run(stream, ends))),
                         None => self.counters.connections_refused.increment(1),
                     }
                 }
-                // The peer gave up, or descriptors are short; either passes.
-                Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+                Err(error) => {
+                    self.counters.accept_failed.increment(1);
+                    // If merely the peer gave up, the next one need not wait.
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        self.descriptors.note(&error);
+                        tokio::time::sleep(rest).await;
+                        rest = (rest * 2).min(ACCEPT_REST_MAX);
+                    }
+                }
             }
         }
     }
@@ -127,10 +153,18 @@ impl Connections {
     fn enqueue(&self, id: u64, message: Bytes) -> Result<Flow, SendError> {
         let open = self.lock();
         let connection = open.by_id.get(&id).ok_or(SendError::ConnectionGone)?;
-        match connection.queue.try_send(message) {
-            Ok(()) => Ok(connection.flow),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(SendError::ConnectionGone),
-            Err(mpsc::error::TrySendError::Full(_)) => {
+        let len = message.len();
+        let waiting = connection.queued_bytes.load(Ordering::Relaxed);
+        // A single message may be longer than the buffer, if nothing else waits.
+        let has_room = waiting == 0 || waiting + len <= self.write_buffer_bytes;
+        match connection.queue.try_reserve() {
+            Ok(slot) if has_room => {
+                connection.queued_bytes.fetch_add(len, Ordering::Relaxed);
+                slot.send(message);
+                Ok(connection.flow)
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => Err(SendError::ConnectionGone),
+            Ok(_) | Err(mpsc::error::TrySendError::Full(())) => {
                 connection.close.send_replace(Some(Closed::SlowReader));
                 Err(SendError::SlowReader)
             }
@@ -150,19 +184,23 @@ impl Connections {
 
     fn connect(self: &Arc<Self>, flow: &Flow) -> Result<Flow, SendError> {
         let local = self.routes.concrete(flow.local, flow.remote);
-        let ends = self.register(local, flow.remote).ok_or(SendError::TooManyConnections)?;
+        let ends = self.register(local, flow.remote, false).ok_or(SendError::TooManyConnections)?;
         let made = ends.flow;
         let connections = self.clone();
         tokio::spawn(async move {
             match timeout(connections.connect_timeout, TcpStream::connect(made.remote)).await {
                 Ok(Ok(stream)) => connections.run(stream, ends).await,
-                Ok(Err(_)) | Err(_) => connections.end(made, Closed::Unreachable).await,
+                Ok(Err(error)) => {
+                    connections.descriptors.note(&error);
+                    connections.end(made, Closed::Unreachable).await;
+                }
+                Err(_) => connections.end(made, Closed::Unreachable).await,
             }
         });
         Ok(made)
     }
 
-    fn register(&self, local: SocketAddr, remote: SocketAddr) -> Option<Ends> {
+    fn register(&self, local: SocketAddr, remote: SocketAddr, is_theirs: bool) -> Option<Ends> {
         let mut open = self.lock();
         if open.by_id.len() >= self.connections_max {
             return None;
@@ -171,32 +209,37 @@ impl Connections {
         let flow = Flow { protocol: Protocol::Tcp, local, remote, connection: id };
         let (queue, queued) = mpsc::channel(WRITE_QUEUE_MAX);
         let (close, closing) = watch::channel(None);
-        open.by_id.insert(id, Connection { flow, queue, close });
+        let queued_bytes = Arc::<AtomicUsize>::default();
+        open.by_id.insert(id, Connection { flow, queue, queued_bytes: queued_bytes.clone(), close });
         open.by_remote.insert(remote, id);
         self.counters.connections.set(open.by_id.len() as f64);
-        Some(Ends { flow, queue: queued, close: closing })
+        Some(Ends { flow, is_theirs, queue: queued, queued_bytes, close: closing })
     }
 
     /// A connection's life: reads and writes until one of them ends it.
     async fn run(self: Arc<Self>, stream: TcpStream, ends: Ends) {
-        let Ends { flow, queue, mut close } = ends;
+        let Ends { flow, is_theirs, queue, queued_bytes, mut close } = ends;
         // Messages are written whole; waiting for more to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
+        // Else the kernel would take megabytes for a peer that reads nothing.
+        let _ = SockRef::from(&stream).set_send_buffer_size(self.write_buffer_bytes);
         let (reader, writer) = stream.into_split();
         let why = tokio::select! {
-            why = self.read(reader, flow) => why,
-            why = self.write(writer, queue) => why,
+            why = self.read(reader, flow, is_theirs) => why,
+            why = self.write(writer, queue, &queued_bytes) => why,
             told = close.wait_for(Option::is_some) => told.ok().and_then(|why| *why).unwrap_or(Closed::Peer),
         };
         self.end(flow, why).await;
     }
 
-    async fn read(&self, mut reader: OwnedReadHalf, flow: Flow) -> Closed {
+    async fn read(&self, mut reader: OwnedReadHalf, flow: Flow, is_theirs: bool) -> Closed {
         let mut framer = Framer::default();
+        let mut first_end = is_theirs.then(|| Instant::now() + self.first_message_timeout);
         let mut message_began: Option<Instant> = None;
         loop {
             let idle_end = Instant::now() + self.idle_timeout;
-            let deadline = message_began.map_or(idle_end, |began| idle_end.min(began + self.message_timeout));
+            let message_end = message_began.map(|began| began + self.message_timeout);
+            let deadline = [first_end, message_end].into_iter().flatten().fold(idle_end, Instant::min);
             framer.buffer().reserve(READ_BYTES);
             match timeout_at(deadline, reader.read_buf(framer.buffer())).await {
                 Err(_) => return Closed::Timeout,
@@ -206,6 +249,9 @@ impl Connections {
             let mut completed = false;
             while let Some(frame) = framer.next_frame() {
                 completed = true;
+                if matches!(frame, Frame::Message(_)) {
+                    first_end = None;
+                }
                 if let Err(why) = self.take(frame, flow).await {
                     return why;
                 }
@@ -234,7 +280,10 @@ impl Connections {
         self.counters.received(Protocol::Tcp);
         if let Some(event) = event_of(parsed, flow.remote, &self.counters) {
             // Waiting here is the backpressure that TCP hands on to the peer.
-            self.inbound.send(Inbound { flow, event }).await.map_err(|_| Closed::Peer)?;
+            self.inbound
+                .send(Inbound { flow, at: Instant::now().into_std(), event })
+                .await
+                .map_err(|_| Closed::Peer)?;
         }
         if is_fatal {
             // The edge's refusal should still go out.
@@ -244,10 +293,18 @@ impl Connections {
         Ok(())
     }
 
-    async fn write(&self, mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) -> Closed {
+    async fn write(
+        &self,
+        mut writer: OwnedWriteHalf,
+        mut queue: mpsc::Receiver<Bytes>,
+        queued_bytes: &AtomicUsize,
+    ) -> Closed {
         while let Some(message) = queue.recv().await {
             match timeout(WRITE_TIMEOUT, writer.write_all(&message)).await {
-                Ok(Ok(())) => self.counters.sent(Protocol::Tcp),
+                Ok(Ok(())) => {
+                    queued_bytes.fetch_sub(message.len(), Ordering::Relaxed);
+                    self.counters.sent(Protocol::Tcp);
+                }
                 Ok(Err(_)) => return Closed::Peer,
                 Err(_) => return Closed::SlowReader,
             }
@@ -267,7 +324,7 @@ impl Connections {
         }
         self.counters.closed(why.name());
         // The edge may be gone, at shutdown; then nobody needs to know.
-        let _ = self.inbound.send(Inbound { flow, event: Event::Closed(why) }).await;
+        let _ = self.inbound.send(Inbound { flow, at: Instant::now().into_std(), event: Event::Closed(why) }).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {

@@ -29,7 +29,7 @@ async fn next(inbound: &mut mpsc::Receiver<Inbound>) -> Inbound {
 
 async fn next_message(inbound: &mut mpsc::Receiver<Inbound>) -> (Flow, Message) {
     match next(inbound).await {
-        Inbound { flow, event: Event::Message(message) } => (flow, message),
+        Inbound { flow, event: Event::Message(message), .. } => (flow, message),
         other => panic!("{other:?}"),
     }
 }
@@ -160,7 +160,7 @@ async fn a_peer_that_is_not_there_is_reported() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let to = transports.flow_to(Protocol::Tcp, free).unwrap();
     let made = transports.send(&to, Bytes::from_static(b"x")).unwrap();
-    let Inbound { flow, event: Event::Closed(why) } = next(&mut inbound).await else { panic!() };
+    let Inbound { flow, event: Event::Closed(why), .. } = next(&mut inbound).await else { panic!() };
     assert_eq!((flow, why), (made, Closed::Unreachable));
 }
 
@@ -184,12 +184,62 @@ async fn a_reader_that_does_not_read_is_closed() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_costs_little_and_slows_nobody() {
+    let buffer = 64 * 1024;
+    let options = Options { tcp_write_buffer_bytes: buffer, ..options() };
+    let (transports, mut inbound) = Transports::bind(options).await.unwrap();
+    let to = (Ipv4Addr::LOCALHOST, transports.port());
+    // Neither of them takes more than a little unread.
+    let slow = tokio::net::TcpSocket::new_v4().unwrap();
+    slow.set_recv_buffer_size(4096).unwrap();
+    let mut slow = slow.connect(to.into()).await.unwrap();
+    let mut quick = TcpStream::connect(to).await.unwrap();
+    slow.write_all(options_request("SIP/2.0/TCP h;branch=z9hG4bK1", "slow").as_bytes()).await.unwrap();
+    let (slow_flow, _) = next_message(&mut inbound).await;
+    quick.write_all(options_request("SIP/2.0/TCP h;branch=z9hG4bK2", "quick").as_bytes()).await.unwrap();
+    let (quick_flow, _) = next_message(&mut inbound).await;
+
+    let message = Bytes::from(vec![b'x'; 1000]);
+    let mut taken = 0;
+    let mut echo = vec![0; message.len()];
+    let refused = loop {
+        match transports.send(&slow_flow, message.clone()) {
+            Ok(_) => taken += message.len(),
+            Err(error) => break error,
+        }
+        // Between any two sends the quick one is served.
+        transports.send(&quick_flow, message.clone()).unwrap();
+        timeout(DEADLINE, quick.read_exact(&mut echo)).await.unwrap().unwrap();
+    };
+    assert!(matches!(refused, SendError::SlowReader));
+    // Ours, the kernel's (which counts twice what is asked for), and the peer's.
+    assert!(taken <= buffer * 4 + 64 * 1024, "{taken} bytes for a reader that reads nothing");
+    assert_eq!(next_closed(&mut inbound).await, Closed::SlowReader);
+    transports.send(&quick_flow, message.clone()).unwrap();
+    timeout(DEADLINE, quick.read_exact(&mut echo)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_connects_must_say_something() {
+    let options = Options { tcp_first_message_timeout: Duration::from_millis(50), ..options() };
+    let (transports, mut inbound) = Transports::bind(options).await.unwrap();
+    let mut phone = TcpStream::connect((Ipv4Addr::LOCALHOST, transports.port())).await.unwrap();
+    // A keepalive is no message.
+    phone.write_all(b"\r\n\r\n").await.unwrap();
+    assert_eq!(next_closed(&mut inbound).await, Closed::Timeout);
+    let mut talker = TcpStream::connect((Ipv4Addr::LOCALHOST, transports.port())).await.unwrap();
+    talker.write_all(options_request("SIP/2.0/TCP h;branch=z9hG4bK1", "c").as_bytes()).await.unwrap();
+    next_message(&mut inbound).await;
+    assert!(timeout(Duration::from_millis(200), inbound.recv()).await.is_err(), "it has said something");
+}
+
+#[tokio::test]
 async fn what_cannot_be_framed_is_handed_on_once_and_then_closed() {
     let (transports, mut inbound) = Transports::bind(options()).await.unwrap();
     let mut phone = TcpStream::connect((Ipv4Addr::LOCALHOST, transports.port())).await.unwrap();
     let broken = options_request("SIP/2.0/TCP h;branch=z9hG4bK1", "c").replace("Length: 0", "Length: -9");
     phone.write_all(broken.as_bytes()).await.unwrap();
-    let Inbound { flow, event: Event::Malformed(malformed) } = next(&mut inbound).await else { panic!() };
+    let Inbound { flow, event: Event::Malformed(malformed), .. } = next(&mut inbound).await else { panic!() };
     assert!(matches!(malformed.error, ParseError::Header(_)));
     transports.send(&flow, Bytes::from_static(b"SIP/2.0 400 Bad\r\n\r\n")).unwrap();
     assert_eq!(next_closed(&mut inbound).await, Closed::Unframeable);

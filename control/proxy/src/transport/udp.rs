@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use nebula_sip::message::Message;
@@ -97,7 +98,7 @@ impl Socket {
         let Some(event) = event_of(parsed, remote, &self.counters) else { return };
         let local = self.routes.concrete(self.bound, remote);
         let flow = Flow { protocol: Protocol::Udp, local, remote, connection: 0 };
-        if inbound.try_send(Inbound { flow, event }).is_err() {
+        if inbound.try_send(Inbound { flow, at: Instant::now(), event }).is_err() {
             self.counters.dropped_overload.increment(1);
         }
     }

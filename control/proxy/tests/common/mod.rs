@@ -5,12 +5,14 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use nebula_bus::contract::{InstanceId, Method as BusMethod, Role};
-use nebula_bus::{Bus, Context, Inbox, Target};
+use nebula_bus::snapshots::{Keep, Memory};
+use nebula_bus::{Bus, Context, Inbox, Membership, Snapshots, Target};
 use nebula_proxy::{Handle, Options};
 use nebula_sip::message::stream::{Frame, Framer};
 use nebula_sip::{Message, Method, Name, Request, Response};
@@ -23,7 +25,7 @@ pub const PASSWORD: &str = "wonderland";
 pub const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
 pub const ANSWER: &str = "v=0\r\no=- 2 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 5000 RTP/AVP 0\r\n";
 /// No step of a test takes longer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits, but not for ever.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -36,6 +38,9 @@ pub struct Rig {
     pub bus: Bus,
     pub store: Store,
     pub switchboard: Switchboard,
+    pub keep: Memory,
+    pub snapshots: Snapshots,
+    pub options: Options,
 }
 
 impl Rig {
@@ -59,15 +64,32 @@ impl Rig {
         let bus = Bus::local();
         let switchboard = Switchboard { inbox: bus.serve(Role::Switchboard, "switchboard-test".into()) };
         let options = Options { listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], port: 0, ..options };
-        let edge = nebula_proxy::start(
-            options,
-            bus.clone(),
-            store.clone(),
-            nebula_bus::Membership::alone(nebula_bus::contract::Role::Proxy),
-        )
-        .await
-        .expect("an edge");
-        Self { edge, bus, store, switchboard }
+        let keep = Memory::default();
+        let member = enter(&keep, "test").await;
+        let snapshots = member.snapshots.clone();
+        let edge = nebula_proxy::start(options.clone(), bus.clone(), store.clone(), member).await.expect("an edge");
+        let options = Options { port: edge.local_addr().port(), ..options };
+        Self { edge, bus, store, switchboard, keep, snapshots, options }
+    }
+
+    /// The edge dies in the middle of whatever it does, once what it gave to be kept is kept.
+    pub async fn crash(self) -> Crashed {
+        let Self { edge, bus, store, switchboard, keep, snapshots, options } = self;
+        snapshots.flush().await;
+        edge.abort().await;
+        Crashed { bus, store, switchboard, keep, options }
+    }
+
+    /// The same, and its supervisor starts it again on the same port.
+    pub async fn restart(self) -> Self {
+        self.crash().await.start().await
+    }
+
+    /// What is kept of legs.
+    pub async fn kept(&self) -> Vec<(String, Bytes)> {
+        self.snapshots.flush().await;
+        let (_, kept) = self.keep.enter(self.edge.instance()).await.expect("a keep");
+        kept.into_iter().filter(|(key, _)| key.starts_with("leg/")).collect()
     }
 
     /// Asks the edge, as the switchboard does.
@@ -79,6 +101,41 @@ impl Rig {
     pub async fn phone(&self, user: &str) -> Phone {
         Phone::udp(user, self.edge.local_addr()).await
     }
+}
+
+/// What is left when the edge has died.
+pub struct Crashed {
+    pub bus: Bus,
+    pub store: Store,
+    pub switchboard: Switchboard,
+    pub keep: Memory,
+    pub options: Options,
+}
+
+impl Crashed {
+    /// The next process of the same name.
+    pub async fn start(self) -> Rig {
+        let Self { bus, store, switchboard, keep, options } = self;
+        // The kernel may hold the port for a moment.
+        let bound = soon("the port", async {
+            loop {
+                match nebula_proxy::bind(options.clone()).await {
+                    Ok(bound) => return bound,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        let bound = bound.await;
+        let member = enter(&keep, "test").await;
+        let snapshots = member.snapshots.clone();
+        let edge = bound.serve(bus.clone(), store.clone(), member).expect("an edge");
+        Rig { edge, bus, store, switchboard, keep, snapshots, options }
+    }
+}
+
+/// Takes the name of a proxy.
+pub async fn enter(keep: &Memory, node: &str) -> Membership {
+    Membership::enter(Arc::new(keep.clone()), Role::Proxy, node).await.expect("a keep")
 }
 
 /// The other end of the bus.
@@ -98,6 +155,17 @@ impl Switchboard {
         let (params, call) = request.open::<M>().expect("parameters of the contract");
         call.reply(Ok(reply));
         params
+    }
+
+    /// Another one on the same bus, or this one anew.
+    pub fn on(bus: &Bus, name: &str) -> Self {
+        Self { inbox: bus.serve(Role::Switchboard, name.into()) }
+    }
+
+    /// The next request, which must be of this method; it is taken and never answered.
+    pub async fn swallow<M: BusMethod>(&mut self) -> (M::Params, nebula_bus::Call<M>) {
+        let request = soon(M::NAME, self.inbox.recv()).await.expect("an open bus");
+        request.open::<M>().expect("parameters of the contract")
     }
 
     /// The next request, which must be of this method; it is answered with an error.
