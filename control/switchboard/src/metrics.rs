@@ -11,7 +11,10 @@ const DESCRIPTIONS: [(&str, &str); 10] = [
     ("nebula_switchboard_unknown_subjects_total", "requests about channels, streams and calls that are not here"),
     ("nebula_switchboard_record_retries_total", "writes to the store that had to be tried again"),
     ("nebula_switchboard_calls_crashed_total", "calls of dead switchboards that were closed here"),
-    ("nebula_switchboard_calls_resumed_total", "calls taken up from snapshots: own ones, and those of dead switchboards"),
+    (
+        "nebula_switchboard_calls_resumed_total",
+        "calls taken up from snapshots: own ones, and those of dead switchboards",
+    ),
     ("nebula_switchboard_calls_disowned_total", "calls dropped because another switchboard owns them"),
     ("nebula_switchboard_request_retries_total", "requests to proxies and media agents that were tried again"),
     ("nebula_switchboard_dataplane_reports_total", "dataplanes reported lost and back"),

@@ -94,6 +94,8 @@ pub(crate) struct Shell {
     presence: Presence,
     /// Switchboards that are being taken over, or swept up after.
     succession: HashSet<InstanceId>,
+    /// When rows without an end are looked for.
+    sweep_at: Instant,
     calls: HashMap<Key, Slot>,
     by_id: HashMap<CallId, Key>,
     by_channel: HashMap<ChannelId, Key>,
@@ -127,6 +129,7 @@ impl Shell {
             metrics: Metrics::new(),
             presence: Presence::default(),
             succession: HashSet::new(),
+            sweep_at: Instant::now(),
             calls: HashMap::new(),
             by_id: HashMap::new(),
             by_channel: HashMap::new(),
@@ -144,7 +147,6 @@ impl Shell {
 
     /// Runs until it is stopped, or until another inbox takes its name.
     pub async fn run(mut self, mut inbox: Inbox) {
-        self.work.push(self.find_orphans());
         let (mut stop_by, mut armed) = (None, None);
         let mut rounds = interval(LOOK_AROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -53,7 +53,8 @@ impl Turn<'_> {
         }
         // A party of an answered call leaves by BYE. One that merely falls silent has not hung up: our timers ended it.
         let fell_silent = matches!(cause.kind, CauseKind::Network | CauseKind::SessionTimer);
-        let by = if self.call.answered_ms.is_some() && fell_silent { EndedBy::System } else { by };
+        let crashed = cause.kind == CauseKind::Crash;
+        let by = if crashed || self.call.answered_ms.is_some() && fell_silent { EndedBy::System } else { by };
         self.call.state = State::Ending;
         self.call.deadlines = Deadlines::default();
         self.call.join = None;

@@ -267,11 +267,9 @@ impl Request {
                 Patience::None
             }
             Request::Reinvite(_) | Request::Update(_) => Patience::Short,
-            Request::Answer(_)
-            | Request::Reject(_)
-            | Request::HangUp(_)
-            | Request::Destroy(_)
-            | Request::Bridge(_) => Patience::Grace,
+            Request::Answer(_) | Request::Reject(_) | Request::HangUp(_) | Request::Destroy(_) | Request::Bridge(_) => {
+                Patience::Grace
+            }
         }
     }
 }

@@ -122,8 +122,7 @@ impl Turn<'_> {
     /// Goes on once enough is known: of a call in set-up whose caller was not answered, that alone.
     pub(super) fn adoption_progress(&mut self) {
         let Some(adoption) = &self.call.adoption else { return };
-        let in_setup =
-            matches!(self.call.state, State::Routing | State::Dialling | State::Ringing | State::Answering);
+        let in_setup = matches!(self.call.state, State::Routing | State::Dialling | State::Ringing | State::Answering);
         let caller_waits = !adoption.awaited.contains(&CALLER) && !adoption.answered.contains(&CALLER);
         if !adoption.awaited.is_empty() && !(in_setup && caller_waits) {
             return;

@@ -116,7 +116,8 @@ impl Call {
             service: saved.service,
             invite: saved.invite.into_owned(),
             late_offer: saved.late_offer,
-            state: saved.state,
+            // It was over, but for its record.
+            state: if saved.state == State::Ended { State::Ending } else { saved.state },
             legs: saved.legs.into_owned(),
             awaited: Awaited::default(),
             join: None,

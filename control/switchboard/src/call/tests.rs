@@ -5,4 +5,5 @@ mod faults;
 mod races;
 mod random;
 mod rig;
+mod sim;
 mod talk;

@@ -23,6 +23,8 @@ use crate::call::{Call, Failure, Input};
 const ADOPTED_AT_ONCE: usize = 500;
 /// Between attempts to read the rows of living calls at the start.
 const READ_PAUSE: Duration = Duration::from_secs(1);
+/// Rows without an end are looked for so often: one may be written after its owner died.
+const SWEEP_AGAIN: Duration = Duration::from_secs(300);
 /// What our keys begin with.
 const PREFIX: &str = "call/";
 
@@ -84,7 +86,12 @@ impl Shell {
         Ok(taken)
     }
 
-    fn read(&self, bytes: &Bytes, now: crate::call::Now, out: &mut Vec<crate::call::Effect>) -> Result<Call, Unreadable> {
+    fn read(
+        &self,
+        bytes: &Bytes,
+        now: crate::call::Now,
+        out: &mut Vec<crate::call::Effect>,
+    ) -> Result<Call, Unreadable> {
         Call::restore(bytes, self.instance.clone(), self.options.timing(), now, out)
     }
 
@@ -235,6 +242,10 @@ impl Shell {
             self.presence.forget(Role::Media, &media);
             self.each(|| Input::MediaGone { media: media.clone() });
         }
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_AGAIN;
+            self.work.push(self.find_orphans());
+        }
         if !self.draining {
             self.succeed(now);
         }
@@ -279,7 +290,7 @@ impl Shell {
         }
     }
 
-    /// Which calls have no end in the store, at the start.
+    /// Which calls have no end in the store: at the start, and now and then.
     pub(super) fn find_orphans(&self) -> Work {
         let store = self.store.clone();
         Box::pin(async move {
@@ -325,7 +336,8 @@ impl Shell {
         if rows.is_empty() {
             return;
         }
-        let (bus, store, own, timeout) = (self.bus.clone(), self.store.clone(), self.instance.clone(), self.rpc_timeout());
+        let (bus, store, own, timeout) =
+            (self.bus.clone(), self.store.clone(), self.instance.clone(), self.rpc_timeout());
         let counters = (self.metrics.crashed.clone(), self.metrics.record_retries.clone());
         self.work.push(Box::pin(async move {
             crash::close_all(bus, store, own, rows, timeout, counters).await;

@@ -52,12 +52,8 @@ impl Shell {
         }
     }
 
-    fn send<M: Method>(
-        &mut self,
-        ask: Ask,
-        params: M::Params,
-        reply: impl FnOnce(M::Reply) -> Reply + Send + 'static,
-    ) where
+    fn send<M: Method>(&mut self, ask: Ask, params: M::Params, reply: impl FnOnce(M::Reply) -> Reply + Send + 'static)
+    where
         M::Params: Clone,
     {
         let Ask { key, id, target, patience } = ask;

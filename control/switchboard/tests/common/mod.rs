@@ -9,7 +9,7 @@ use nebula_bus::contract::{
     Accepted, CallId, Cause, CauseKind, ChannelId, InstanceId, Method, Party, Role, StreamId, StreamStats, to_media,
     to_proxy, to_switchboard::*,
 };
-use nebula_bus::{Bus, Context, Error, Inbox, Target, dispatch};
+use nebula_bus::{Bus, Context, Error, Inbox, Membership, Target, dispatch};
 use nebula_store::cdrs::Cdr;
 use nebula_store::locations::{self, Binding, Changes};
 use nebula_store::{Store, calls, cdrs, now_unix_ms};
@@ -38,11 +38,22 @@ pub struct Script {
     pub errors: HashMap<&'static str, Error>,
     pub streams_open: Vec<StreamId>,
     pub destroyed: Vec<StreamId>,
+    /// Where legs stand when they are adopted; those not named here are answered.
+    pub phases: HashMap<ChannelId, to_proxy::Phase>,
+    /// The fences of the requests, in their order.
+    pub fences: Vec<Option<u64>>,
     streams_last: u64,
 }
 
 pub fn options() -> Options {
-    Options { rpc_timeout_ms: 300, stop_timeout_ms: 5_000, proxy_grace_s: 1, media_grace_s: 1, switchboard_grace_s: 1, ..Options::default() }
+    Options {
+        rpc_timeout_ms: 300,
+        stop_timeout_ms: 5_000,
+        proxy_grace_s: 1,
+        media_grace_s: 1,
+        switchboard_grace_s: 1,
+        ..Options::default()
+    }
 }
 
 pub fn cause(sip_code: u16, kind: CauseKind) -> Cause {
@@ -55,19 +66,17 @@ impl World {
     }
 
     pub async fn with(options: Options, store: Store) -> World {
+        World::of(options, store, Membership::alone(Role::Switchboard)).await
+    }
+
+    /// With a switchboard of this name and past.
+    pub async fn of(options: Options, store: Store, member: Membership) -> World {
         let bus = Bus::local();
         let script = Arc::new(Mutex::new(Script::default()));
         let (sender, asked) = mpsc::unbounded_channel();
         tokio::spawn(proxy(bus.serve(Role::Proxy, "proxy".into()), sender, script.clone()));
         tokio::spawn(agent(bus.serve(Role::Media, "media".into()), script.clone()));
-        let switchboard = nebula_switchboard::start(
-            options,
-            bus.clone(),
-            store.clone(),
-            nebula_bus::Membership::alone(nebula_bus::contract::Role::Switchboard),
-        )
-        .await
-        .unwrap();
+        let switchboard = nebula_switchboard::start(options, bus.clone(), store.clone(), member).await.unwrap();
         World { bus, store, switchboard, script, asked, waiting: Vec::new() }
     }
 
@@ -212,6 +221,7 @@ async fn proxy(mut inbox: Inbox, asked: mpsc::UnboundedSender<String>, script: A
     let tell = |text: String| _ = asked.send(text);
     let mut unanswered = Vec::new();
     while let Some(request) = inbox.recv().await {
+        script.lock().unwrap().fences.push(request.context().fence);
         let error = match scripted(&script, request.method()) {
             Scripted::Silent => {
                 unanswered.push(request);
@@ -237,6 +247,13 @@ async fn proxy(mut inbox: Inbox, asked: mpsc::UnboundedSender<String>, script: A
             to_proxy::ChannelHangup => |p, call| {
                 call.reply(error);
                 tell(format!("hangup {} {}", p.channel_id, p.cause.sip_code));
+            },
+            ChannelAdopt => |p, call| {
+                let phases = &script.lock().unwrap().phases;
+                let stands = |id: &ChannelId| phases.get(id).copied().unwrap_or(Phase::Answered);
+                let channels = p.channels.into_iter().map(|(id, _)| (id.clone(), stands(&id))).collect();
+                call.reply(Ok(Adopted { channels }));
+                tell(format!("adopt {}", p.switchboard));
             },
         });
     }
@@ -273,6 +290,10 @@ async fn agent(mut inbox: Inbox, script: Arc<Mutex<Script>>) {
             },
             StreamUpdate => |p, call| call.reply(Ok(Negotiated { sdp: sdp(&p.step), held: false })),
             BridgeCreate => |_p, call| call.reply(Ok(Accepted {})),
+            StreamAdopt => |p, call| {
+                let alive = p.streams.into_iter().filter(|id| script.streams_open.contains(id)).collect();
+                call.reply(Ok(AdoptedStreams { alive }));
+            },
             StreamDestroy => |p, call| {
                 script.streams_open.retain(|open| *open != p.stream_id);
                 script.destroyed.push(p.stream_id);

@@ -530,7 +530,7 @@ fn media_name(request: &Request) -> String {
     }
 }
 
-fn channel_of(request: &Request) -> &str {
+pub fn channel_of(request: &Request) -> &str {
     match request {
         Request::Dial(dial) => dial.channel_id.as_str(),
         Request::Ring(channel) => channel.channel_id.as_str(),
