@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/nebula/target
 BIN := $(CARGO_TARGET_DIR)/release
 ARGS ?=
 
-.PHONY: help run release test lint demo bench
+.PHONY: help run release test soak lint demo bench
 
 help: ## What can be done here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,11 @@ lint: ## Formatting, clippy, rustdoc, licences: warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --locked check bans licenses sources
+
+soak: release ## Break everything under 500 calls, 20 rounds, and print the fault table (ARGS="--calls 50 --rounds 1")
+	@scripts/install test
+	cargo build --release --locked -p nebula-tests --bin nebula-soak
+	@$(BIN)/nebula-soak $(ARGS)
 
 demo: release ## Start the system on free ports, place 50 real calls with audio and print what came of them
 	@scripts/demo $(BIN) $(ARGS)
