@@ -31,6 +31,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// How long a stop waits for the last snapshots to be kept.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A running media agent. Dropping it leaves the agent running.
 pub struct Handle {
     service: Arc<Service>,
@@ -86,5 +89,7 @@ impl Handle {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.wait().await;
+        // What has ended must not come back; but nobody waits for a keep that is away.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.service.kept()).await;
     }
 }

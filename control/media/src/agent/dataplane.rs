@@ -23,6 +23,8 @@ pub struct Arrival {
     pub repairs: Vec<Errand>,
     /// Streams that this dataplane has not got: each to be asked for by `resumption`.
     pub returning: Vec<Resumption>,
+    /// Which attachment it is.
+    pub attachment: u64,
 }
 
 /// A stream that is to be made again.
@@ -72,7 +74,12 @@ impl Agent {
         let repairs = ended.chain(repairs).collect();
         let attachment = self.attachment;
         let returning = returning.into_iter().map(|id| Resumption { id, attachment }).collect();
-        Arrival { repairs, returning }
+        Arrival { repairs, returning, attachment }
+    }
+
+    /// Whether it is still that attachment.
+    pub fn is_attached_as(&self, attachment: u64) -> bool {
+        self.attachment == attachment
     }
 
     /// What makes a stream that is alive as it should be.

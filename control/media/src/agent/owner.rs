@@ -84,6 +84,11 @@ impl Agent {
         owned.filter(|(_, stream)| stream.worker().is_some()).map(|(id, _)| name(*id)).collect()
     }
 
+    /// Whether a switchboard has streams here, in whatever state.
+    pub fn has_streams_of(&self, switchboard: &InstanceId) -> bool {
+        self.streams.values().any(|stream| stream.owner.switchboard == *switchboard)
+    }
+
     /// Streams of an agent before this one that nobody has asked for, though there was time, with their owners: whether
     /// their calls are still there is to be asked.
     pub fn unasked_for(&self, now_ms: u64) -> Vec<(StreamId, Owner)> {

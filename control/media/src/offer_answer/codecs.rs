@@ -52,6 +52,7 @@ impl fmt::Display for Codec {
 
 /// One format of a media line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Kept", try_from = "Kept")]
 pub struct Format {
     /// The payload type.
     pub number: u8,
@@ -87,6 +88,47 @@ impl Format {
                 .iter()
                 .filter(|row| row.codec == self.codec.name)
                 .all(|row| row.value_in(&self.fmtp).eq_ignore_ascii_case(row.value_in(&other.fmtp)))
+    }
+}
+
+/// A format as it is kept: without what its number or its `a=rtpmap` says already.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    #[serde(rename = "n")]
+    number: u8,
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    rtpmap: Option<String>,
+    #[serde(rename = "f", default, skip_serializing_if = "Vec::is_empty")]
+    fmtp: Vec<String>,
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    codec: Option<Codec>,
+}
+
+impl Kept {
+    /// The codec that follows from the rest.
+    fn implied(&self) -> Option<Codec> {
+        let format = match &self.rtpmap {
+            Some(rtpmap) => Format::from_rtpmap(self.number, rtpmap),
+            None => Format::from_static_number(self.number),
+        };
+        format.map(|format| format.codec)
+    }
+}
+
+impl From<Format> for Kept {
+    fn from(format: Format) -> Self {
+        let mut kept = Kept { number: format.number, rtpmap: format.rtpmap, fmtp: format.fmtp, codec: None };
+        kept.codec = Some(format.codec).filter(|codec| kept.implied().as_ref() != Some(codec));
+        kept
+    }
+}
+
+impl TryFrom<Kept> for Format {
+    type Error = &'static str;
+
+    fn try_from(kept: Kept) -> Result<Self, Self::Error> {
+        let codec = kept.codec.clone().or_else(|| kept.implied()).ok_or("a payload type without a meaning")?;
+        Ok(Format { number: kept.number, codec, rtpmap: kept.rtpmap, fmtp: kept.fmtp })
     }
 }
 
@@ -224,5 +266,20 @@ mod tests {
             ["OPUS", "G722", "PCMA", "PCMU", "TELEPHONE-EVENT"]
         );
         assert!(!format("G729/8000", "").codec.is_ours());
+    }
+
+    #[test]
+    fn what_is_kept_is_short_and_comes_back_the_same() {
+        let pcmu = Format::from_static_number(0).unwrap();
+        let mut renumbered = pcmu.clone();
+        renumbered.number = 97;
+        let mut opus = Format::from_rtpmap(96, "opus/48000/2").unwrap();
+        opus.fmtp.push("useinbandfec=1".into());
+        for (format, bytes_max) in [(pcmu, 7), (renumbered, 80), (opus, 60)] {
+            let kept = serde_json::to_string(&format).unwrap();
+            assert!(kept.len() <= bytes_max, "{kept}");
+            assert_eq!(serde_json::from_str::<Format>(&kept).unwrap(), format);
+        }
+        assert!(serde_json::from_str::<Format>("{\"n\":97}").is_err(), "a number without a meaning");
     }
 }

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long a switchboard may take to say whether it has a call.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Streams that are asked for at once; the others have time.
+const ASKED_PER_SWEEP_MAX: usize = 256;
+
 impl Service {
     pub(super) fn learn(self: &Arc<Self>, news: News) {
         match news {
@@ -98,7 +101,7 @@ impl Service {
         let unasked = agent.unasked_for(now_ms());
         drop((exporter, agent));
         self.announce();
-        for (id, owner) in unasked {
+        for (id, owner) in unasked.into_iter().take(ASKED_PER_SWEEP_MAX) {
             self.ask_for(id, owner);
         }
         // The dataplane reports a silence once: the ring may have been full, the switchboard away, the call ringing.

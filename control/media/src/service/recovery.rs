@@ -53,13 +53,14 @@ impl Service {
     /// Does what is to be done after an attachment, in a task of its own.
     pub(super) fn recover(self: &Arc<Self>, arrival: Arrival) {
         let service = self.clone();
+        let attachment = arrival.attachment;
         self.tasks.spawn(async move {
             let returning = arrival.returning.into_iter().map(Work::Resume);
             let work = arrival.repairs.into_iter().map(Work::Do).chain(returning).collect();
             tokio::select! {
                 () = service.stop.cancelled() => {}
                 tally = service.work_off(work) => if let Some(tally) = tally {
-                    service.recovered(&tally);
+                    service.recovered(&tally, attachment);
                 },
             }
         });
@@ -120,7 +121,11 @@ impl Service {
         Some((work, errand, Box::pin(answer)))
     }
 
-    fn recovered(self: &Arc<Self>, tally: &Tally) {
+    fn recovered(self: &Arc<Self>, tally: &Tally, attachment: u64) {
+        if !lock(&self.agent).is_attached_as(attachment) {
+            // Lost again, right at the end: whoever comes after the next attachment has the last word.
+            return;
+        }
         metrics::counter!(RESUMED).increment(tally.resumed);
         metrics::counter!(FAILED).increment(tally.failed);
         let Tally { resumed, failed } = tally;

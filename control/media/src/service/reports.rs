@@ -130,6 +130,10 @@ impl Service {
 
     /// Whether it is done with: heard, refused for good, or void.
     async fn tell(&self, switchboard: &InstanceId, report: &Report) -> bool {
+        if report.stream.is_none() && !lock(&self.agent).has_streams_of(switchboard) {
+            // They have ended, or are another's by now.
+            return true;
+        }
         let state = |streams| DataplaneState { media: self.instance.clone(), streams };
         match &report.kind {
             Kind::Up { remote } => self.tell_of::<StreamUp>(switchboard, report.stream, Some(*remote)).await,

@@ -33,6 +33,8 @@ async fn streams_that_were_kept_are_owned_again_as_they_were() {
     let (a, b) = stage.bridged(&mut fake).await;
     let first = stage.update(&a, Step::LocalOffer { mirror: None }).await.unwrap().sdp.unwrap();
     stage.agent.kept().await;
+    let (_, kept) = keep.enter(stage.agent.instance()).await.unwrap();
+    assert!(kept.len() == 2 && kept.iter().all(|(_, bytes)| bytes.len() < 2_500), "small: {kept:?}");
     stage.restarted(&keep).await;
     let mut back = stage.told::<DataplaneBack>().await.streams;
     let mut both = vec![a.clone(), b.clone()];
