@@ -6,4 +6,5 @@ mod races;
 mod random;
 mod rig;
 mod sim;
+mod snapshots;
 mod talk;

@@ -189,27 +189,34 @@ impl Shell {
             }
             Err(error) => error,
         };
-        tracing::error!(%proxy, %error, legs = asked.len(), "legs could not be taken over");
+        let keys: HashSet<Key> = asked.iter().filter_map(|(_, call_id)| self.by_id.get(call_id).copied()).collect();
         let input = match failure(&error) {
+            // One of them is another's: which?
+            Failure::Fenced if keys.len() > 1 => {
+                return keys.into_iter().for_each(|key| self.adopt_channels(&[key], Some(proxy)));
+            }
             Failure::Fenced => Input::Disowned,
             _ => Input::ProxyGone { proxy: proxy.clone() },
         };
-        let keys: HashSet<Key> = asked.iter().filter_map(|(_, call_id)| self.by_id.get(call_id).copied()).collect();
+        tracing::error!(%proxy, %error, legs = asked.len(), "legs could not be taken over");
         keys.into_iter().for_each(|key| self.drive(key, input.clone()));
     }
 
     fn streams_adopted(&mut self, asked: Vec<Key>, result: Result<HashSet<StreamId>, Error>, media: &InstanceId) {
-        let input = match result {
+        let keys: HashSet<Key> = asked.into_iter().collect();
+        let input = match result.map_err(|error| (failure(&error), error)) {
             Ok(alive) => Input::StreamsAdopted { media: media.clone(), alive: Arc::new(alive) },
-            Err(error) => {
-                tracing::error!(%media, %error, calls = asked.len(), "streams could not be taken over");
-                match failure(&error) {
+            Err((Failure::Fenced, _)) if keys.len() > 1 => {
+                return keys.into_iter().for_each(|key| self.adopt_streams(&[key], Some(media)));
+            }
+            Err((failure, error)) => {
+                tracing::error!(%media, %error, calls = keys.len(), "streams could not be taken over");
+                match failure {
                     Failure::Fenced => Input::Disowned,
                     _ => Input::MediaGone { media: media.clone() },
                 }
             }
         };
-        let keys: HashSet<Key> = asked.into_iter().collect();
         keys.into_iter().for_each(|key| self.drive(key, input.clone()));
     }
 

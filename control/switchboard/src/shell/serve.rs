@@ -39,13 +39,13 @@ impl Shell {
             })),
             DataplaneLost => |p, call| {
                 self.metrics.dataplanes_lost.increment(1);
-                tracing::warn!(media = %p.media, streams = p.streams.len(), "dataplane lost");
+                tracing::warn!(event = "dataplane.lost", media = %p.media, streams = p.streams.len(), "calls wait for their streams");
                 self.each(|| Input::DataplaneLost { media: p.media.clone() });
                 call.reply(Ok(Accepted {}));
             },
             DataplaneBack => |p, call| {
                 self.metrics.dataplanes_back.increment(1);
-                tracing::warn!(media = %p.media, streams = p.streams.len(), "dataplane back");
+                tracing::warn!(event = "dataplane.back", media = %p.media, streams = p.streams.len(), "streams are back");
                 let alive: Arc<HashSet<StreamId>> = Arc::new(p.streams.into_iter().collect());
                 self.each(|| Input::DataplaneBack { media: p.media.clone(), alive: alive.clone() });
                 call.reply(Ok(Accepted {}));
