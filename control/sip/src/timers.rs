@@ -17,6 +17,9 @@ pub const T2: Duration = Duration::from_secs(4);
 pub const T4: Duration = Duration::from_secs(5);
 /// Timer D over unreliable transports, at least 32 s (17.1.1.2), whatever T1 is.
 pub const D_MIN: Duration = Duration::from_secs(32);
+/// Timer C, more than 3 min (16.6): an INVITE that rings longer than this has been forgotten. The user's own limit is meant
+/// to come first.
+pub const C: Duration = Duration::from_secs(600);
 /// A server INVITE transaction says 100 unless its user answers within 200 ms (17.2.1).
 pub const TRYING_AFTER: Duration = Duration::from_millis(200);
 /// A transaction is given up after this many T1 (timers B, F, H, J, L and M).
@@ -31,6 +34,8 @@ pub enum Timer {
     A,
     /// INVITE client transaction timeout.
     B,
+    /// An INVITE that got a provisional response and nothing since (16.6).
+    C,
     /// Wait for retransmitted final refusals of an INVITE.
     D,
     /// Non-INVITE request retransmission.
@@ -121,6 +126,7 @@ impl Base {
             Timer::E if pace == Pace::Slowest => only_unreliable(self.t2),
             Timer::E | Timer::G => only_unreliable(self.backoff(doublings)),
             Timer::B | Timer::F | Timer::H | Timer::L | Timer::M | Timer::Abandon => Some(self.lifetime()),
+            Timer::C => Some(C),
             Timer::D => zero_if_reliable(D_MIN.max(self.lifetime())),
             Timer::I | Timer::K => zero_if_reliable(self.t4),
             Timer::J => zero_if_reliable(self.lifetime()),

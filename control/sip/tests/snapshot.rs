@@ -163,14 +163,18 @@ fn dialogs_and_forks_are_the_same_again() {
     let (mut dialog, forks, success) = dialogs();
     dialog.request(Method::Info);
     let mut again = through_json(&dialog);
+    assert_eq!(again.ack(&success), dialog.ack(&success));
+    // The snapshot may be older than the last request of the process that died.
+    (0..16).for_each(|_| drop(dialog.request(Method::Info)));
     assert_eq!(again, dialog);
     assert_eq!(again.request(Method::Bye), dialog.request(Method::Bye));
     assert_eq!(again.ack(&success), dialog.ack(&success));
     let mut again = through_json(&forks);
-    assert_eq!(again.early().collect::<Vec<_>>(), forks.early().collect::<Vec<_>>());
+    let ids = |forks: &Forks| forks.early().map(|dialog| dialog.id().clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&again), ids(&forks));
     assert_eq!(again.receive(&success), Ok(Heard::Repeated { ack: Some("ACK".into()) }));
     let uas = Dialog::uas(&incoming("INVITE", "z9hG4bKa", 1), "ours", NameAddr::parse("<sip:us>").unwrap()).unwrap();
-    assert_eq!(through_json(&uas), uas);
+    assert_eq!((through_json(&uas).id(), through_json(&uas).target()), (uas.id(), uas.target()));
 }
 
 #[test]

@@ -57,13 +57,14 @@ fn figure_5_invite_client() {
             (Calling, Fired(Timer::A), Calling, &[Retransmit, Start(Timer::A, Doubled)]),
             (Calling, Fired(Timer::B), Terminated, &[Timeout]),
             (Calling, TransportError, Terminated, &[TransportFailed]),
-            (Calling, Provisional, Proceeding, &[Stop(Timer::A), Stop(Timer::B), Deliver]),
+            (Calling, Provisional, Proceeding, &[Stop(Timer::A), Start(Timer::C, First), Deliver]),
             (Calling, Success, Accepted, &[Stop(Timer::A), Start(Timer::M, First), Deliver]),
             (Calling, Failure, Completed, &[Stop(Timer::A), Action::Ack, Start(Timer::D, First), Deliver]),
             (Proceeding, Provisional, Proceeding, &[Deliver]),
             (Proceeding, Success, Accepted, &[Start(Timer::M, First), Deliver]),
             (Proceeding, Failure, Completed, &[Action::Ack, Start(Timer::D, First), Deliver]),
             // Not in the figure: section 9.1 bounds a cancelled INVITE, and a dead connection cannot bring an answer.
+            (Proceeding, Fired(Timer::C), Terminated, &[Timeout]),
             (Proceeding, Fired(Timer::Abandon), Terminated, &[Timeout]),
             (Proceeding, TransportError, Terminated, &[TransportFailed]),
             (Accepted, Success, Accepted, &[Deliver]),
@@ -248,12 +249,20 @@ fn an_invite_over_tcp_is_sent_once_and_times_out_at_32_s() {
 }
 
 #[test]
-fn a_provisional_stops_an_invite_and_its_timeout() {
+fn an_invite_that_its_user_forgot_ends_by_timer_c() {
     let mut run = Run::<invite_client::State>::new(false);
     run.until_ms(600).on(Provisional).until_ms(FOREVER_MS);
+    assert_eq!(run.instants(Timeout), [600_600]);
+    assert!(run.state.is_terminated());
+}
+
+#[test]
+fn a_provisional_stops_an_invite_and_its_timeout() {
+    let mut run = Run::<invite_client::State>::new(false);
+    let since_ms = 500_000;
+    run.until_ms(600).on(Provisional).until_ms(since_ms);
     assert_eq!((run.instants(Retransmit), run.instants(Timeout)), (vec![500], vec![]));
     assert_eq!(run.state, invite_client::State::Proceeding);
-    let since_ms = FOREVER_MS;
     run.on(Success).until_ms(since_ms + 31_999);
     assert_eq!(run.state, invite_client::State::Accepted);
     run.until_ms(since_ms + 32_000);

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use transaction_support::*;
 
 /// Long enough for every timer of every transaction.
-const END: Duration = Duration::from_secs(600);
+const END: Duration = Duration::from_secs(900);
 
 #[derive(Debug, Clone, Copy)]
 struct Network {

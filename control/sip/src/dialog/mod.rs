@@ -112,7 +112,7 @@ pub struct Dialog {
     /// To of our requests, with the peer's tag.
     remote: ByteStr,
     /// CSeq number of our latest request; 0 before the first.
-    #[serde(deserialize_with = "below_cseq_bound")]
+    #[serde(deserialize_with = "beyond_cseq")]
     local_cseq: u32,
     /// Highest CSeq number of the peer's requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,10 +128,15 @@ pub struct Dialog {
 /// CSeq numbers are below this (8.1.1.5).
 const CSEQ_BOUND: u32 = 1 << 31;
 
-/// Of a snapshot: no number that could not be counted on from.
-fn below_cseq_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+/// How many requests may have left between a snapshot and the end of its process. The peer would refuse their numbers
+/// the second time, and a gap is no error (12.2.2).
+const CSEQ_GAP: u32 = 16;
+
+/// Of a snapshot: a number to count on from, beyond all that may have been used since.
+fn beyond_cseq<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let damaged = || D::Error::custom(SnapshotError::Damaged("a CSeq number"));
-    Some(u32::deserialize(deserializer)?).filter(|number| *number < CSEQ_BOUND).ok_or_else(damaged)
+    let number = u32::deserialize(deserializer)?.saturating_add(CSEQ_GAP);
+    Some(number).filter(|number| *number < CSEQ_BOUND).ok_or_else(damaged)
 }
 
 /// Of a snapshot: no more routes than a message may have.

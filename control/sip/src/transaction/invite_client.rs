@@ -1,8 +1,9 @@
 //! The INVITE client transaction: RFC 3261 17.1.1 and figure 5, as corrected by RFC 6026 section 8.4 (state Accepted,
 //! timer M).
 //!
-//! Stepped by the transaction layer; pure and constant time. Proceeding has no timer of its own: the user ends it by a
-//! CANCEL, after which `Abandon` bounds it (9.1).
+//! Stepped by the transaction layer; pure and constant time. The figure lets Proceeding last for ever. The user ends it by
+//! a CANCEL, after which `Abandon` bounds it (9.1); timer C (16.6) bounds one that the user forgot, such as a re-INVITE
+//! whose 2xx was lost in a crash.
 
 use super::machine::{Action::*, Event, Machine, NOTHING, Step};
 use crate::timers::{Pace::*, Timer};
@@ -34,14 +35,14 @@ impl Machine for State {
             (Calling, Event::Fired(Timer::A))        => (Calling, &[Retransmit, Start(Timer::A, Doubled)]),
             (Calling, Event::Fired(Timer::B))        => (Terminated, &[Timeout]),
             (Calling, Event::TransportError)         => (Terminated, &[TransportFailed]),
-            (Calling, Event::Provisional)            => (Proceeding, &[Stop(Timer::A), Stop(Timer::B), Deliver]),
+            (Calling, Event::Provisional)            => (Proceeding, &[Stop(Timer::A), Start(Timer::C, First), Deliver]),
             (Calling, Event::Success)                => (Accepted, &[Stop(Timer::A), Start(Timer::M, First), Deliver]),
             (Calling, Event::Failure)                => (Completed, &[Stop(Timer::A), Ack, Start(Timer::D, First), Deliver]),
 
             (Proceeding, Event::Provisional)         => (Proceeding, &[Deliver]),
             (Proceeding, Event::Success)             => (Accepted, &[Start(Timer::M, First), Deliver]),
             (Proceeding, Event::Failure)             => (Completed, &[Ack, Start(Timer::D, First), Deliver]),
-            (Proceeding, Event::Fired(Timer::Abandon)) => (Terminated, &[Timeout]),
+            (Proceeding, Event::Fired(Timer::C | Timer::Abandon)) => (Terminated, &[Timeout]),
             (Proceeding, Event::TransportError)      => (Terminated, &[TransportFailed]),
 
             (Accepted, Event::Success)               => (Accepted, &[Deliver]),

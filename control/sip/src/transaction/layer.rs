@@ -287,7 +287,9 @@ impl Layer {
         invite.cancel = Cancel::Done;
         let flow = invite.flow;
         // One that was taken up from a snapshot keeps the time it had left.
-        invite.deadline.get_or_insert((Timer::Abandon, now + self.options.timers.lifetime()));
+        if !matches!(invite.deadline, Some((Timer::Abandon, _))) {
+            invite.deadline = Some((Timer::Abandon, now + self.options.timers.lifetime()));
+        }
         self.wake_in_time(id);
         let key = self.keys.client(&branch, &Method::Cancel);
         let started = AnyMachine::start_client(&Method::Cancel);

@@ -6,7 +6,7 @@
 //! the last sending left; so is a CANCEL.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use super::Layer;
 use crate::flow::Flow;
 use crate::message::{Message, Method};
 use crate::snapshot::{self, Left, Resume, SnapshotError};
-use crate::timers::{D_MIN, Timer};
+use crate::timers::{Base, Pace, Timer};
 
 /// A transaction in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Layer {
 
     /// Takes a transaction up again and returns its new id. Drain the outputs afterwards.
     pub fn resume(&mut self, saved: SavedTransaction, resume: &Resume) -> Result<TransactionId, SnapshotError> {
-        saved.check(self.longest())?;
+        saved.check(&self.options.timers)?;
         if self.by_key.contains_key(&saved.key) {
             return Err(SnapshotError::Duplicate);
         }
@@ -113,22 +113,23 @@ impl Layer {
         self.send_wanted_cancel(resume.now, id);
         Ok(id)
     }
-
-    /// The longest that any deadline of a transaction runs.
-    fn longest(&self) -> Duration {
-        self.options.timers.lifetime().max(self.options.timers.t4).max(D_MIN)
-    }
 }
 
 impl SavedTransaction {
     /// Whether a layer could have written it. Above all, each state that a timer must end has that timer.
-    fn check(&self, longest: Duration) -> Result<(), SnapshotError> {
+    fn check(&self, base: &Base) -> Result<(), SnapshotError> {
         let damaged = |what| Err(SnapshotError::Damaged(what));
         let (deadline, repeat) = (self.deadline.map(|(timer, _)| timer), self.repeat.map(|(timer, _)| timer));
         if !self.machine.runs(deadline, repeat) {
             return damaged("a transaction without its timers");
         }
-        if [self.deadline, self.repeat].iter().flatten().any(|(_, left)| left.duration() > longest * 2) {
+        // Twice, for the one that wrote it may have been told another T1.
+        let bound = |timer: Timer| match timer.repeats() {
+            true => Some(base.lifetime() * 2),
+            false => base.duration(timer, Pace::First, 0, false).map(|runs| runs * 2),
+        };
+        let is_long = |&(timer, left): &(Timer, Left)| bound(timer).is_none_or(|bound| left.duration() > bound);
+        if [self.deadline, self.repeat].iter().flatten().any(is_long) {
             return damaged("a timer that is too long");
         }
         let is_invite = matches!(self.machine, AnyMachine::InviteClient(_) | AnyMachine::InviteServer(_));
@@ -156,7 +157,7 @@ impl AnyMachine {
         match self {
             AnyMachine::InviteClient(state) => match state {
                 invite_client::State::Calling    => deadline == Some(B) && matches!(repeat, None | Some(A)),
-                invite_client::State::Proceeding => matches!(deadline, None | Some(Abandon)) && repeat.is_none(),
+                invite_client::State::Proceeding => matches!(deadline, Some(C | Abandon)) && repeat.is_none(),
                 invite_client::State::Accepted   => deadline == Some(M) && repeat.is_none(),
                 invite_client::State::Completed  => deadline == Some(D) && repeat.is_none(),
                 invite_client::State::Terminated => false,

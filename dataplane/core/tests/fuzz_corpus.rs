@@ -1,0 +1,21 @@
+//! The fuzz targets about packets and rings, over their corpora and mutations of them.
+
+#[path = "../../../fuzz/src/corpus.rs"]
+mod corpus;
+#[path = "../../../fuzz/src/packets.rs"]
+mod packets;
+
+#[test]
+fn rtp() {
+    corpus::run("rtp", packets::rtp);
+}
+
+#[test]
+fn rtcp() {
+    corpus::run("rtcp", packets::rtcp);
+}
+
+#[test]
+fn rings() {
+    corpus::run("ring", packets::ring);
+}

@@ -1,0 +1,7 @@
+//! What each fuzz target does with its bytes: plain functions that panic if something is wrong.
+//!
+//! `scripts/fuzz` runs them under libFuzzer on nightly. The crates they are about take in the same files by `#[path]`, so
+//! that an ordinary `cargo test` runs the whole corpus, and mutations of it, through each.
+
+pub mod packets;
+pub mod sip;
