@@ -69,6 +69,8 @@ impl Agent {
         let waif =
             |it: &Unclaimed| (it.id, Waif { worker: it.worker, ports: PortPair::of(it.rtp_port), found_at_ms: now_ms });
         self.unclaimed = unclaimed.into_iter().map(waif).collect();
+        // Behind all others: by their turn the streams are closed.
+        ended.iter().for_each(|it| self.ports.release(PortPair::of(it.rtp_port)));
         let ended = ended.into_iter().map(|it| (it.worker, Command::DestroyStream { id: it.id }));
         let repairs = reconciled.alive.iter().filter_map(|id| by_id.get(id)).flat_map(|it| self.repair(it));
         let repairs = ended.chain(repairs).collect();

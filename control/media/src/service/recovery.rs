@@ -37,7 +37,13 @@ pub(super) fn describe() {
 /// One thing to do.
 enum Work {
     Resume(Resumption),
-    Do(Errand),
+    Do(Box<Errand>),
+}
+
+impl Work {
+    fn of(errand: Errand) -> Self {
+        Work::Do(Box::new(errand))
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -56,7 +62,7 @@ impl Service {
         let attachment = arrival.attachment;
         self.tasks.spawn(async move {
             let returning = arrival.returning.into_iter().map(Work::Resume);
-            let work = arrival.repairs.into_iter().map(Work::Do).chain(returning).collect();
+            let work = arrival.repairs.into_iter().map(Work::of).chain(returning).collect();
             tokio::select! {
                 () = service.stop.cancelled() => {}
                 tally = service.work_off(work) => if let Some(tally) = tally {
@@ -94,7 +100,7 @@ impl Service {
                 }
                 (Ok(()) | Err(Error::Refused(Reason::StreamExists)), Work::Resume(it)) => {
                     tally.resumed += 1;
-                    work.extend(lock(&self.agent).resumed(it).into_iter().map(Work::Do));
+                    work.extend(lock(&self.agent).resumed(it).into_iter().map(Work::of));
                 }
                 (Err(Error::Refused(reason)), Work::Resume(it)) => {
                     tally.failed += 1;
@@ -115,7 +121,7 @@ impl Service {
         let mut agent = lock(&self.agent);
         let errand = match &work {
             Work::Resume(it) => agent.resumption(*it, now_ms())?,
-            Work::Do(errand) => errand.clone(),
+            Work::Do(errand) => Errand::clone(errand),
         };
         let answer = self.ring.submit(errand.0, &errand.1);
         Some((work, errand, Box::pin(answer)))
