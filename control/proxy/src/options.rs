@@ -49,6 +49,7 @@ pub struct Options {
     /// From a report to the switchboard to its reply, milliseconds; then it is sent again.
     pub rpc_timeout_ms: u32,
     /// From an INVITE to the switchboard's word that it has the call, milliseconds, with retries; then the caller gets 503.
+    /// A look-up in the store may take as long.
     pub invite_timeout_ms: u32,
     /// How long an INVITE may wait for its switchboard before new ones are refused with 503, milliseconds; see
     /// `nebula_proxy_calls_refused_total{reason="late"}`.

@@ -136,7 +136,7 @@ async fn a_call_that_was_answered_goes_on_for_the_switchboard() {
     let mut phone = rig.phone("1001").await;
     let (_, ok) = called(&mut rig, &mut phone).await;
     let mut rig = rig.restart().await;
-    // Its ACK was lost: the 200 comes again, to the next process.
+    // Its ACK was lost: the 200 comes again, to the next process. (What was told is told again, under its old key.)
     phone.send(ok.to_bytes()).await;
     assert_eq!(phone.request(Method::Ack).await.headers.cseq().unwrap().number, 1);
 
@@ -283,6 +283,7 @@ async fn requests_of_ours_under_way_are_repeated() {
     rig.ask::<ask::ChannelHangup>(tell::Ended { channel_id: "leg-b".into(), cause: normal() }).await.expect("ended");
     let bye = phone.request(Method::Bye).await;
     let rig = rig.restart().await;
+    rig.switchboard.rest();
     assert_eq!(phone.request(Method::Bye).await, bye, "the very same");
     phone.send(phone.answer(&bye, 200).to_bytes()).await;
     rig.edge.drain();
@@ -375,4 +376,18 @@ async fn a_call_costs_few_and_small_snapshots() {
     let kept = rig.kept().await;
     let [(_, bytes)] = &kept[..] else { panic!("{} snapshots", kept.len()) };
     assert!(bytes.len() < 4096, "{} bytes: {}", bytes.len(), String::from_utf8_lossy(bytes));
+}
+
+#[tokio::test]
+async fn an_edge_whose_name_was_taken_ends() {
+    let rig = Rig::new().await;
+    let _other = enter(&rig.keep, "test").await;
+    rig.snapshots.put("leg/nobody", "{}");
+    soon("the fence", rig.snapshots.fenced()).await;
+    soon("the end", async {
+        while rig.edge.is_running() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -60,11 +60,6 @@ pub fn weight(before: Standing, after: Standing, acts: &[Act]) -> Weight {
     let moved = match (before, after) {
         _ if before == after => Weight::Nothing,
         (_, Standing { state: State::Early | State::Ringing, .. }) => Weight::Nothing,
-        // Without it the 2xx is repeated and acknowledged once more.
-        (Standing { state: State::Answered, .. }, Standing { state: State::Confirmed, .. }) => Weight::Soon,
-        (Standing { change: Change::Unacked, .. }, Standing { state: State::Confirmed, change: Change::None }) => {
-            Weight::Soon
-        }
         _ => Weight::Now,
     };
     let of_act = |act: &Act| match act {

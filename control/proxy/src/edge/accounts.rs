@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nebula_sip::transaction::TransactionId;
 use nebula_store::extensions::{self, Extension};
+use tokio::time::timeout;
 
 use super::Input;
 use super::core::Core;
@@ -74,8 +75,13 @@ impl Accounts {
         core.metrics.accounts_missed.increment(1);
         self.waiting.insert(user.to_owned(), vec![for_whom]);
         let (store, inputs, user) = (core.store.clone(), core.inputs.clone(), user.to_owned());
+        // A caller who waits longer is better off with a 503.
+        let patience = Duration::from_millis(core.options.invite_timeout_ms.into());
         tokio::spawn(async move {
-            let found = extensions::find(&store, &user).await.map(|found| found.map(Arc::new));
+            let found = match timeout(patience, extensions::find(&store, &user)).await {
+                Ok(found) => found.map(|found| found.map(Arc::new)).map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer from the store in {} ms", patience.as_millis())),
+            };
             // The actor may be gone, at shutdown; then nobody needs to know.
             let _ = inputs.send(Input::Account { user, found });
         });

@@ -183,12 +183,7 @@ impl Edge {
     }
 
     /// An extension was looked up: those who waited go on.
-    pub fn account_found(
-        &mut self,
-        user: String,
-        found: Result<Option<Arc<Extension>>, nebula_store::Error>,
-        now: Instant,
-    ) {
+    pub fn account_found(&mut self, user: String, found: Result<Option<Arc<Extension>>, String>, now: Instant) {
         match found {
             Ok(account) => {
                 for id in self.accounts.found(&user, account, now) {

@@ -64,7 +64,7 @@ pub enum Input {
         /// Its user part.
         user: String,
         /// It, or nothing, or why that is not known.
-        found: Result<Option<Arc<Extension>>, nebula_store::Error>,
+        found: Result<Option<Arc<Extension>>, String>,
     },
     /// A REGISTER was carried out.
     Registered {

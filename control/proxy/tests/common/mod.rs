@@ -168,6 +168,15 @@ impl Switchboard {
         request.open::<M>().expect("parameters of the contract")
     }
 
+    /// Answers what comes once more as it was answered before, and expects nothing new.
+    pub fn rest(mut self) {
+        tokio::spawn(async move {
+            if let Some(request) = self.inbox.recv().await {
+                panic!("{} is news", request.method());
+            }
+        });
+    }
+
     /// The next request, which must be of this method; it is answered with an error.
     pub async fn refuse<M: BusMethod>(&mut self, error: nebula_bus::Error) -> M::Params {
         let request = soon(M::NAME, self.inbox.recv()).await.expect("an open bus");
