@@ -101,7 +101,7 @@ async fn redis_dies_in_traffic_and_comes_back_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_says_nothing_is_away_within_two_seconds() {
+async fn a_redis_that_says_nothing_is_away_within_a_second() {
     let redis = Server::start().await;
     let (caller, server) = (connect(redis.options()).await, connect(redis.options()).await);
     answering(server.serve(Role::Proxy, "p".into()));

@@ -19,8 +19,8 @@ use crate::Error;
 use crate::error::code;
 
 /// An answer to a command takes so long at most; then the connection counts as dead. Redis answers in microseconds; the
-/// rest is for a fork of its own, and for a starved host.
-const RESPONSE_MAX: Duration = Duration::from_millis(1000);
+/// rest is for a fork of its own, and for a starved host. A caller who waits has to answer a phone within a second.
+const RESPONSE_MAX: Duration = Duration::from_millis(750);
 /// Making a connection, with its log-in, takes so long at most.
 const CONNECT_MAX: Duration = Duration::from_millis(1000);
 /// An idle connection is asked so often whether it lives.
