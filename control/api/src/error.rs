@@ -6,6 +6,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nebula_bus::Category;
 
+/// When to ask a database again that is away.
+const STORE_RETRY_AFTER_S: u32 = 2;
+
 /// What a route fails with.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -57,6 +60,9 @@ impl IntoResponse for Error {
                 "the Allow header names the methods of this resource".to_owned(),
                 None,
             ),
+            Error::Store(e) if is_away(&e) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store".into(), e.to_string(), Some(STORE_RETRY_AFTER_S))
+            }
             Error::Store(e) => (StatusCode::INTERNAL_SERVER_ERROR, "store".into(), e.to_string(), None),
             Error::Bus(e) => {
                 let status = match e.category {
@@ -73,4 +79,10 @@ impl IntoResponse for Error {
             None => (status, body).into_response(),
         }
     }
+}
+
+/// Whether the store may answer when it is asked again.
+fn is_away(error: &nebula_store::Error) -> bool {
+    use nebula_store::Error::{Away, Busy, Contended, TimedOut, Unreachable};
+    matches!(error, Unreachable { .. } | Away | TimedOut | Contended | Busy(_))
 }

@@ -116,6 +116,7 @@ pub async fn open_store(config: &Config, folder: &Path, schema: Schema) -> Resul
 
 fn store_options(config: &Config, folder: &Path, redis: Option<&Redis>) -> nebula_store::Options {
     let mut options = nebula_store::Options::url(database_url(config, folder));
+    options.pool_size = config.database.pool_size;
     options.cache = redis.map(|redis| Arc::new(RedisCache(redis.cache(CACHE))) as Arc<dyn nebula_store::Cache>);
     options
 }

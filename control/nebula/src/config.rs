@@ -103,6 +103,7 @@ impl Config {
             ("tuning.streams_max", self.tuning.streams_max as usize, 2, 32_768),
             ("tuning.drain_timeout_s", self.tuning.drain_timeout_s as usize, 0, 86_400),
             ("tuning.cores", self.tuning.cores.len(), 0, 64),
+            ("database.pool_size", self.database.pool_size as usize, 1, 1_000),
             ("redis.lease_ms", self.redis.lease_ms as usize, 500, 60_000),
         ];
         match ranges.into_iter().find(|(_, value, min, max)| !(min..=max).contains(&value)) {
@@ -236,6 +237,7 @@ mod tests {
             ("[logging]\nformat = \"xml\"\n", &[], &["line 2", "text", "json"]),
             ("[tuning]\ndataplane = \"none\"\n", &[], &["line 2", "own", "external"]),
             ("[network]\n\nnode = \"a b\"\n", &[], &["line 3", "network.node", "a b", "1 to 64 letters"]),
+            ("[database]\npool_size = 0\n", &[], &["line 2", "database.pool_size = 0", "1 to 1000"]),
             ("[redis]\nlease_ms = 0\n", &[], &["line 2", "redis.lease_ms = 0", "500 to 60000"]),
             ("[redis]\nprefix = \"*\"\n", &[], &["line 2", "redis.prefix", "letters"]),
             ("[redis]\nurl = \"http://a\"\n", &[], &["line 2", "redis.url", "rediss", "redis+cluster"]),

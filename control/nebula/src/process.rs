@@ -5,7 +5,7 @@ use crate::last::Last;
 use crate::runtime::{RuntimeFile, StopSignals};
 use crate::state::{Lock, StateArguments};
 use crate::{gauges, logging, node};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nebula_bus::Snapshots;
 use nebula_bus::contract::{InstanceId, Role};
@@ -15,6 +15,9 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 /// Prometheus histograms drop what is older than they keep; this must run now and then.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// How often a role is asked whether it still works.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The name of a process that has all roles.
 const WHOLE: &str = "nebula";
@@ -69,11 +72,24 @@ impl Process {
         Ok(Self { config, folder, node, name, last, metrics, signals, _lock: lock, _logs: logs })
     }
 
-    /// Waits until it is told to end; an error if another process has taken over one of these names.
-    pub async fn until_told(&mut self, members: &[Member]) -> Result<()> {
+    /// Waits until it is told to end; an error if another process has taken over one of these names, or if a role has
+    /// ended by itself: then the next process takes its calls up.
+    pub async fn until_told(&mut self, members: &[Member], works: impl Fn() -> bool) -> Result<()> {
+        let broken = async {
+            while works() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
         tokio::select! {
             () = self.signals.next() => Ok(()),
             fenced = fenced(members) => Err(fenced.into()),
+            () = broken => {
+                // What fenced it may have told the role a moment before it told us.
+                match tokio::time::timeout(LOOK_EVERY, fenced(members)).await {
+                    Ok(fenced) => Err(fenced.into()),
+                    Err(_) => bail!("a role has ended by itself, see the log; the next start takes its calls up"),
+                }
+            }
         }
     }
 }

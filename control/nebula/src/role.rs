@@ -113,8 +113,8 @@ impl Seat {
 
 impl Running {
     /// Waits until it is told to end.
-    async fn until_told(&mut self) -> Result<()> {
-        self.process.until_told(&self.members).await
+    async fn until_told(&mut self, works: impl Fn() -> bool) -> Result<()> {
+        self.process.until_told(&self.members, works).await
     }
 
     /// Waits until its last call has ended (true), or the patience has (false): then what is left is kept.

@@ -108,7 +108,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let file = RuntimeFile::publish(&process.folder, process.name, &runtime, Some(dataplane.pids()))?;
     welcome::print(&runtime, &process.folder, process.config.sip.advertised_address, &fresh);
 
-    process.until_told(&members).await?;
+    process.until_told(&members, || roles.proxy.is_running() && roles.switchboard.is_running()).await?;
     drop(file);
     let patience = Duration::from_secs(process.config.tuning.drain_timeout_s.into());
     roles.drain(&mut process.signals, patience).await;

@@ -87,6 +87,8 @@ section! {
         /// `sqlite://PATH` or `postgres://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?sslmode=verify-full&sslrootcert=FILE]`;
         /// none means `nebula.db` in the state folder.
         url: Option<Secret> = None,
+        /// Connections of one process to Postgres for reading; one more writes.
+        pool_size: u32 = 8,
         /// Where records wait while the database is away; none means `spool` in the state folder.
         spool_folder: Option<PathBuf> = None,
     }

@@ -32,5 +32,5 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
     let readiness = Readiness::new(Role::Api, &membership.instance, &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[("http", address)], None)?;
-    running.until_told().await
+    running.until_told(|| true).await
 }

@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let own = move || if agent.ready() { Ok(()) } else { Err("no dataplane is attached, or draining") };
     let readiness = Readiness::new(Role::Media, media.instance(), &backbone, own);
     let mut running = seat.serve(&backbone, member, readiness, &[], Some(dataplane.pids()))?;
-    running.until_told().await?;
+    running.until_told(|| true).await?;
     media.drain();
     if running.drain(media.drained()).await? {
         dataplane.stop().await;

@@ -36,7 +36,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
     let readiness = Readiness::new(Role::Proxy, proxy.instance(), &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[("sip", proxy.local_addr())], None)?;
-    running.until_told().await?;
+    running.until_told(|| proxy.is_running()).await?;
     proxy.drain();
     if running.drain(proxy.drained()).await? {
         proxy.stop().await;

@@ -24,7 +24,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
     let readiness = Readiness::new(Role::Switchboard, switchboard.instance(), &backbone, || Ok(()));
     let mut running = seat.serve(&backbone, member, readiness, &[], None)?;
-    running.until_told().await?;
+    running.until_told(|| switchboard.is_running()).await?;
     switchboard.drain();
     let idle = running.drain(switchboard.drained()).await?;
     if idle {
