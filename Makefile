@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/nebula/target
 BIN := $(CARGO_TARGET_DIR)/release
 ARGS ?=
 
-.PHONY: help run release test soak lint demo bench
+.PHONY: help run release test soak fuzz lint demo bench
 
 help: ## What can be done here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,11 @@ test: ## Install what the tests need, peers included, and run all of them
 	@scripts/install build test
 	cargo build --locked --workspace --all-targets
 	cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+	@scripts/fuzz 3
+
+fuzz: ## Fuzz each parser for ARGS seconds (10), on nightly; FUZZ_ROLES=1 for those that need the roles, too
+	@scripts/install build
+	@scripts/fuzz $(ARGS)
 
 lint: ## Formatting, clippy, rustdoc, licences: warnings are errors
 	@scripts/install build lint

@@ -3,5 +3,13 @@
 //! `scripts/fuzz` runs them under libFuzzer on nightly. The crates they are about take in the same files by `#[path]`, so
 //! that an ordinary `cargo test` runs the whole corpus, and mutations of it, through each.
 
+#[cfg(feature = "roles")]
+pub mod call;
+#[cfg(feature = "roles")]
+pub mod envelope;
+#[cfg(feature = "roles")]
+pub mod leg;
 pub mod packets;
+#[cfg(feature = "roles")]
+pub mod sdp;
 pub mod sip;
