@@ -17,6 +17,8 @@ pub mod serve;
 pub mod snapshots;
 
 mod backend;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod limits;
 mod local;

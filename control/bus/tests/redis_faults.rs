@@ -226,6 +226,7 @@ async fn of_two_processes_of_one_name_the_newer_serves() {
     for n in 0..20 {
         assert_eq!(caller.call::<ChannelRing>(&to("p"), channel(n), &soon()).await, Ok(Accepted {}), "{n}");
     }
+    // Time must pass: the older one must not come back with its next sign of life.
     sleep(LEASE * 2).await;
     assert_eq!(caller.call::<ChannelRing>(&to("p"), channel("later"), &soon()).await, Ok(Accepted {}));
 }

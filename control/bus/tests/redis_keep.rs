@@ -93,9 +93,14 @@ async fn a_dead_ones_calls_go_to_one_heir_and_a_living_ones_to_nobody() {
     put(&dead, "call-1", "1").await;
     put(&heir, "call-2", "2").await;
     sees(&heir, &dead.member.instance).await;
+    // Time must pass: it has to be believed alive for longer than a lease.
     sleep(LEASE * 2).await;
     let snapshots = &heir.member.snapshots;
     assert_eq!(snapshots.take_over(&dead.member.instance).await, Ok(None), "it lives");
+    // As if Redis' clock had been set forward: its key is gone before its time, and it is no less alive.
+    server.ask("DEL {nebula:switchboard}:instance:switchboard-dead").await;
+    assert_eq!(snapshots.take_over(&dead.member.instance).await, Ok(None), "it was just heard");
+    assert!(heir.redis.bus().instances(Role::Switchboard).iter().any(|a| a.instance == dead.member.instance));
     assert_eq!(snapshots.take_over(&heir.member.instance).await, Ok(None), "itself");
     assert_eq!(snapshots.take_over(&"switchboard-nobody".into()).await, Ok(None), "it never was");
     assert_eq!(snapshots.take_over(&"proxy-dead".into()).await, Ok(None), "another role");
