@@ -21,10 +21,8 @@ async fn streams_are_made_again_and_count_on() {
     fake.packets_in(1000);
     let (a, b) = stage.bridged(&mut fake).await;
     drop(fake);
-    let mut lost = stage.told::<DataplaneLost>().await.streams;
-    let mut both = vec![a.clone(), b.clone()];
-    (lost.sort(), both.sort());
-    assert_eq!(lost, both);
+    let both = sorted(vec![a.clone(), b.clone()]);
+    assert_eq!(sorted(stage.told::<DataplaneLost>().await.streams), both);
     assert!(!stage.agent.ready());
     let refused = stage.create("other", offer("0")).await.unwrap_err();
     assert!(refused.is("no_dataplane") && refused.is_transient());
@@ -39,9 +37,7 @@ async fn streams_are_made_again_and_count_on() {
     }
     let bridged = fake.command().await.1;
     assert!(matches!(bridged, Command::CreateBridge { .. }), "{bridged:?}");
-    let mut back = stage.told::<DataplaneBack>().await.streams;
-    back.sort();
-    assert_eq!(back, both);
+    assert_eq!(sorted(stage.told::<DataplaneBack>().await.streams), both);
     until_ready(&stage.agent).await;
     stage.update(&a, offer("8")).await.unwrap();
     let stats = stage.call::<StreamDestroy>(stream(&a)).await.unwrap();
@@ -73,10 +69,7 @@ async fn the_ports_of_the_dead_are_waited_for() {
     drop(fake);
     stage.told::<DataplaneLost>().await;
     let _fake = Fake::start_refusing(&stage.socket(), 1, [Reason::PortInUse; 5]);
-    let mut back = stage.told::<DataplaneBack>().await.streams;
-    let mut both = vec![a, b];
-    (back.sort(), both.sort());
-    assert_eq!(back, both);
+    assert_eq!(sorted(stage.told::<DataplaneBack>().await.streams), sorted(vec![a, b]));
 }
 
 #[tokio::test]

@@ -145,3 +145,8 @@ pub(crate) fn stream(stream_id: &StreamId) -> Stream {
 pub(crate) fn bridge(a: &StreamId, b: &StreamId) -> Bridge {
     Bridge { a: a.clone(), b: b.clone() }
 }
+
+pub(crate) fn sorted(mut names: Vec<StreamId>) -> Vec<StreamId> {
+    names.sort();
+    names
+}

@@ -36,10 +36,7 @@ async fn streams_that_were_kept_are_owned_again_as_they_were() {
     let (_, kept) = keep.enter(stage.agent.instance()).await.unwrap();
     assert!(kept.len() == 2 && kept.iter().all(|(_, bytes)| bytes.len() < 2_500), "small: {kept:?}");
     stage.restarted(&keep).await;
-    let mut back = stage.told::<DataplaneBack>().await.streams;
-    let mut both = vec![a.clone(), b.clone()];
-    (back.sort(), both.sort());
-    assert_eq!(back, both);
+    assert_eq!(sorted(stage.told::<DataplaneBack>().await.streams), sorted(vec![a.clone(), b.clone()]));
     for _ in 0..2 {
         let (_, told) = fake.command().await;
         assert!(matches!(told, Command::UpdateStream { .. }), "told all again, and still bridged: {told:?}");
