@@ -10,6 +10,8 @@
 mod admission;
 mod channel;
 mod edge;
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 pub mod options;
 mod registrar;
@@ -17,7 +19,7 @@ mod route;
 pub mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nebula_bus::contract::InstanceId;
 use nebula_bus::snapshots::Unreadable;
@@ -31,6 +33,9 @@ use edge::{Edge, Input, Left, Parts, Secrets, Status};
 use transport::{BindError, Inbound, Transports};
 
 pub use options::{Options, OutOfRange};
+
+/// How long an edge that ends waits for its keep.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Why the edge did not start.
 #[derive(Debug, Error)]
@@ -106,10 +111,13 @@ impl Bound {
             left,
             status,
         };
+        let snapshots = parts.snapshots.clone();
         let (edge, inputs) = Edge::new(parts);
         let task = tokio::spawn(async move {
             edge.run().await;
             transports.close();
+            // The ends of the last legs are not to be taken up by the next start.
+            let _ = tokio::time::timeout(FLUSH_MAX, snapshots.flush()).await;
         });
         Ok(Handle { instance, local_addr, inputs, status: watcher, task })
     }

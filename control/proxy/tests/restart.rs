@@ -379,6 +379,27 @@ async fn a_call_costs_few_and_small_snapshots() {
 }
 
 #[tokio::test]
+async fn a_leg_whose_call_ended_meanwhile_is_ended() {
+    let mut rig = Rig::new().await;
+    let (mut phone, mut other) = (rig.phone("1000").await, rig.phone("1001").await);
+    talking(&mut rig, &mut phone).await;
+    called(&mut rig, &mut other).await;
+    let mut rig = rig.restart().await;
+    assert_eq!(rig.edge.channels(), 2);
+    for _ in 0..2 {
+        let (asked, call) = rig.switchboard.swallow_late::<tell::CallGet>().await;
+        assert_eq!(asked.call_id.as_str(), "call-1");
+        call.reply(Err(nebula_bus::Error::business("unknown_call", "no such call")));
+    }
+    for phone in [&mut phone, &mut other] {
+        let bye = phone.request(Method::Bye).await;
+        phone.send(phone.answer(&bye, 200).to_bytes()).await;
+    }
+    rig.edge.drain();
+    soon("the legs' end", rig.edge.drained()).await;
+}
+
+#[tokio::test]
 async fn an_edge_whose_name_was_taken_ends() {
     let rig = Rig::new().await;
     let _other = enter(&rig.keep, "test").await;

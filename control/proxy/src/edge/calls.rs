@@ -143,7 +143,7 @@ impl Edge {
         let id = sent.map_err(|error| Error::transient("busy", error.to_string()))?;
         tracing::debug!(call_id = %dial.call_id, channel_id = %dial.channel_id, %sip_call_id, to = %dial.to.user, %flow,
             "leg dialled");
-        let outbox = Outbox::new(dial.channel_id, Some(dial.switchboard));
+        let outbox = Outbox::new(dial.channel_id, Some((dial.switchboard, dial.call_id)));
         let forks = Forks::new(invite.clone());
         let uac = Uac {
             invite: Some(id),

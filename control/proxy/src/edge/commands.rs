@@ -5,9 +5,10 @@ use std::time::Instant;
 use nebula_bus::contract::to_proxy::*;
 use nebula_bus::contract::{Accepted, CauseKind, ChannelId};
 use nebula_bus::error::code::INVALID_PARAMS;
-use nebula_bus::{Error, Request, dispatch};
+use nebula_bus::{Category, Error, Request, dispatch};
 
 use super::Edge;
+use super::legs::LegKey;
 use super::outbox::{Outcome, Told};
 use crate::channel::{Command, Weight, cause, dtmf};
 
@@ -77,7 +78,7 @@ impl Edge {
                 return (id, Phase::Gone);
             };
             tracing::debug!(%call_id, channel_id = %id, %switchboard, fence, "leg adopted");
-            leg.outbox.adopted(switchboard.clone(), key, &self.core);
+            leg.outbox.adopted(switchboard.clone(), call_id, key, &self.core);
             leg.touch(Weight::Now);
             let phase = leg.phase();
             self.settle(key, now);
@@ -86,6 +87,24 @@ impl Edge {
         let channels = phases.collect();
         self.drain_outputs(now);
         Ok(Adopted { channels })
+    }
+
+    /// The owner said whether it still has the call of a leg that was taken up. If it ended while we were away, or at the
+    /// very moment of our end, nobody else will end the leg.
+    pub fn asked_after(&mut self, key: LegKey, result: Result<(), Error>, now: Instant) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        match result {
+            Ok(()) => leg.is_claimed = true,
+            Err(error) if error.category == Category::Business && !leg.is_claimed => {
+                tracing::warn!(channel_id = %leg.channel.id, sip_call_id = %leg.sip_call_id, %error,
+                    "its switchboard has no such call; the leg ends");
+                self.core.metrics.legs_orphaned.increment(1);
+                leg.outbox.give_up();
+                leg.abandon(cause::own(503, CauseKind::Crash, ""), None, &mut self.core, now);
+            }
+            Err(error) => tracing::debug!(channel_id = %leg.channel.id, %error, "asked after again later"),
+        }
+        self.settle(key, now);
     }
 
     /// A request of a leg to the switchboard came back.

@@ -17,6 +17,10 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often ended registrations are removed. Nobody is called by them in any case.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// How long the owner of a leg that was taken up may say nothing, and how often it is asked then.
+const ASK_AFTER_EVERY: Duration = Duration::from_secs(5);
+/// How many legs it is asked after at once.
+const ASKED_AT_ONCE: usize = 500;
 /// How often the nonces in use are kept.
 const NONCES_KEPT_EVERY: Duration = Duration::from_secs(5);
 /// How many of them, the newest. Phones with an older one are challenged once more after a restart.
@@ -31,6 +35,8 @@ pub struct Housekeeping {
     sweeping: bool,
     /// When the nonces in use were kept last, and how many had been spent by then.
     nonces_kept: Option<(Instant, u64)>,
+    /// When owners are asked after their calls next.
+    ask_after_at: Option<Instant>,
     /// Switchboards that own legs here and are not in the registry, since when.
     missed: HashMap<InstanceId, Instant>,
 }
@@ -42,6 +48,7 @@ impl Edge {
         self.core.transports.look_for_descriptors();
         self.miss_switchboards(now);
         self.sweep(now);
+        self.ask_after(now);
         self.keep_unsaved(now);
         self.keep_nonces(now);
         self.drain_outputs(now);
@@ -103,8 +110,23 @@ impl Edge {
         });
     }
 
+    /// Legs that were taken up and of which their owner has said nothing: does it have their calls still?
+    fn ask_after(&mut self, now: Instant) {
+        let due = *self.housekeeping.ask_after_at.get_or_insert(now + ASK_AFTER_EVERY);
+        if now < due {
+            return;
+        }
+        self.housekeeping.ask_after_at = Some(now + ASK_AFTER_EVERY);
+        let keys = self.legs.keys(|leg| !leg.is_claimed && !leg.channel.is_over());
+        for key in keys.into_iter().take(ASKED_AT_ONCE) {
+            if let Some(leg) = self.legs.get_mut(key) {
+                leg.outbox.ask_after(key, &self.core);
+            }
+        }
+    }
+
     /// Snapshots that could wait.
-    fn keep_unsaved(&mut self, now: Instant) {
+    pub fn keep_unsaved(&mut self, now: Instant) {
         for key in std::mem::take(&mut self.unsaved) {
             if let Some(leg) = self.legs.get_mut(key) {
                 leg.keep(&self.core, now);

@@ -118,6 +118,8 @@ pub struct Leg {
     pub sent: Vec<(Sent, TransactionId)>,
     /// How much has changed since its last snapshot.
     pub touched: Weight,
+    /// Whether its owner has said anything of it to this process.
+    pub is_claimed: bool,
     /// Whether there is a snapshot of it.
     pub is_saved: bool,
 }
@@ -150,6 +152,7 @@ impl Leg {
             kept: None,
             sent: Vec::new(),
             touched: Weight::Now,
+            is_claimed: true,
             is_saved: false,
         }
     }
@@ -187,6 +190,7 @@ impl Leg {
                     self.touch(Weight::Soon);
                 }
                 self.fence = self.fence.max(fence.unwrap_or(0));
+                self.is_claimed = true;
                 Ok(())
             }
         }

@@ -18,7 +18,7 @@ mod outbox;
 mod restore;
 mod secrets;
 mod setups;
-mod snapshot;
+pub mod snapshot;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -83,6 +83,13 @@ pub enum Input {
         address: Option<SocketAddr>,
         /// To answer the switchboard.
         call: Call<nebula_bus::contract::to_proxy::ChannelDial>,
+    },
+    /// A switchboard was asked whether it still has the call of a leg.
+    AskedAfter {
+        /// The leg.
+        leg: LegKey,
+        /// A business error if it has not.
+        result: Result<(), nebula_bus::Error>,
     },
     /// Registrations that had ended were removed.
     Swept,
@@ -217,7 +224,7 @@ impl Edge {
                     }
                 }
                 input = self.inputs.recv() => match input {
-                    None | Some(Input::Stop) => return,
+                    None | Some(Input::Stop) => return self.keep_unsaved(Instant::now()),
                     Some(input) => self.input(input, Instant::now()),
                 },
                 request = self.inbox.recv() => match request {
@@ -297,6 +304,7 @@ impl Edge {
             Input::Account { user, found } => self.account_found(user, found, now),
             Input::Registered { id, response } => self.registered(id, *response, now),
             Input::Resolved { dial, protocol, address, call } => self.resolved(*dial, protocol, address, call, now),
+            Input::AskedAfter { leg, result } => self.asked_after(leg, result, now),
             Input::Swept => self.swept(),
             Input::Drain => {
                 self.draining = true;

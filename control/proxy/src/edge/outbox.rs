@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nebula_bus::contract::to_switchboard::*;
-use nebula_bus::contract::{ChannelId, InstanceId};
+use nebula_bus::contract::{CallId, ChannelId, InstanceId};
 use nebula_bus::error::code;
 use nebula_bus::{Context, Error, Target};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,8 @@ struct Numbered {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     switchboard: Option<InstanceId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call_id: Option<CallId>,
     /// How many requests were numbered.
     numbered: u32,
     waiting: Vec<(u32, Report)>,
@@ -97,6 +99,8 @@ pub struct Outbox {
     channel_id: ChannelId,
     /// Who owns the call; none until `channel.invite` is answered.
     switchboard: Option<InstanceId>,
+    /// The call, as far as it is known.
+    call_id: Option<CallId>,
     /// The first one is the one under way, if `busy`.
     waiting: VecDeque<Numbered>,
     busy: bool,
@@ -108,9 +112,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// For a leg whose call is owned by `switchboard`, if that is known.
-    pub fn new(channel_id: ChannelId, switchboard: Option<InstanceId>) -> Self {
-        Self::restored(channel_id, Saved { switchboard, numbered: 0, waiting: Vec::new() })
+    /// For a leg of a call, owned by a switchboard, if that is known.
+    pub fn new(channel_id: ChannelId, owner: Option<(InstanceId, CallId)>) -> Self {
+        let (switchboard, call_id) = owner.unzip();
+        Self::restored(channel_id, Saved { switchboard, call_id, numbered: 0, waiting: Vec::new() })
     }
 
     /// As it was saved; nothing is sent before the next push or [`Outbox::wake`].
@@ -119,6 +124,7 @@ impl Outbox {
         Self {
             channel_id,
             switchboard: saved.switchboard,
+            call_id: saved.call_id,
             waiting: saved.waiting.into_iter().map(numbered).collect(),
             busy: false,
             numbered: saved.numbered,
@@ -136,6 +142,7 @@ impl Outbox {
         };
         Saved {
             switchboard: self.switchboard.clone(),
+            call_id: self.call_id.clone(),
             numbered: self.numbered,
             waiting: self.waiting.iter().filter_map(report).collect(),
         }
@@ -176,13 +183,27 @@ impl Outbox {
     }
 
     /// Another switchboard, or the same one anew, owns the call: it gets what nobody has confirmed.
-    pub fn adopted(&mut self, switchboard: InstanceId, leg: LegKey, core: &Core) {
-        self.switchboard = Some(switchboard);
+    pub fn adopted(&mut self, switchboard: InstanceId, call_id: CallId, leg: LegKey, core: &Core) {
+        (self.switchboard, self.call_id) = (Some(switchboard), Some(call_id));
         // Whoever knows the leg has had its INVITE.
         self.waiting.retain(|numbered| matches!(numbered.message, Message::Report(_)));
         self.attempt = self.attempt.wrapping_add(1);
         (self.busy, self.again_at, self.pause) = (false, None, PAUSE_MIN);
         self.send_next(leg, core);
+    }
+
+    /// Asks the owner whether it still has the call. The answer comes back as an input.
+    pub fn ask_after(&self, leg: LegKey, core: &Core) {
+        let (Some(owner), Some(call_id)) = (&self.switchboard, &self.call_id) else { return };
+        let context = Context::new(Duration::from_millis(core.options.rpc_timeout_ms.into()));
+        let asked =
+            core.bus.call::<CallGet>(&Target::Instance(owner.clone()), GetCall { call_id: call_id.clone() }, &context);
+        let inputs = core.inputs.clone();
+        tokio::spawn(async move {
+            let result = asked.await.map(drop);
+            // The actor may be gone, at shutdown; then nobody needs to know.
+            let _ = inputs.send(Input::AskedAfter { leg, result });
+        });
     }
 
     /// The request under way came back.
@@ -207,6 +228,7 @@ impl Outbox {
             Ok(invited) => {
                 if let Some(invited) = &invited {
                     self.switchboard = Some(invited.switchboard.clone());
+                    self.call_id = Some(invited.call_id.clone());
                 }
                 Outcome::Taken(invited)
             }

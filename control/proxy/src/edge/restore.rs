@@ -80,7 +80,7 @@ impl Edge {
                 }
             };
             if let Some(leg) = self.legs.get_mut(key) {
-                leg.is_saved = true;
+                (leg.is_saved, leg.is_claimed) = (true, false);
                 let was_setup = leg.take_up(&mut self.core, now);
                 self.core.metrics.restored(if was_setup { "ended" } else { "live" });
                 *(if was_setup { &mut ends } else { &mut lives }) += 1;

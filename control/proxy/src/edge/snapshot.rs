@@ -80,6 +80,27 @@ pub fn decode(bytes: &[u8]) -> Result<SavedLeg, Unreadable> {
     snapshots::decode(KIND, &[VERSION], bytes)
 }
 
+/// Takes up what can be taken up without an edge, whatever the bytes say.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(saved) = decode(bytes) else { return };
+    let now = Instant::now();
+    let resume = Resume { now, elapsed: saved.at.elapsed().unwrap_or(Duration::ZERO) };
+    let mut layer = nebula_sip::transaction::Layer::new(nebula_sip::transaction::Options::default(), [0; 16]);
+    let server = saved.open.into_iter().map(|(transaction, _)| transaction);
+    for transaction in server.chain(saved.sent.into_iter().map(|(_, transaction)| transaction)) {
+        let _ = layer.resume(transaction, &resume);
+        while layer.poll_output().is_some() {}
+    }
+    if let Ok(mut channel) = Channel::resume(saved.id.clone(), saved.channel, channel::Timing::default(), &resume) {
+        let mut acts = Vec::new();
+        for _ in 0..64 {
+            let Some(at) = channel.deadline() else { break };
+            channel.wake(at.max(now), &mut acts);
+        }
+    }
+    let _ = Outbox::restored(saved.id, saved.outbox);
+}
+
 impl Leg {
     /// As it is now. `None` only for what JSON cannot hold, which a leg is not.
     pub fn encode(&mut self, core: &Core, now: Instant) -> Option<Vec<u8>> {

@@ -162,6 +162,14 @@ impl Switchboard {
         Self { inbox: bus.serve(Role::Switchboard, name.into()) }
     }
 
+    /// The next request, which must be of this method and may take as long as the edge waits for a sign of its owner.
+    pub async fn swallow_late<M: BusMethod>(&mut self) -> (M::Params, nebula_bus::Call<M>) {
+        let request =
+            tokio::time::timeout(3 * PATIENCE, self.inbox.recv()).await.expect("in time").expect("an open bus");
+        assert_eq!(request.method(), M::NAME, "{}", String::from_utf8_lossy(request.params()));
+        request.open::<M>().expect("parameters of the contract")
+    }
+
     /// The next request, which must be of this method; it is taken and never answered.
     pub async fn swallow<M: BusMethod>(&mut self) -> (M::Params, nebula_bus::Call<M>) {
         let request = soon(M::NAME, self.inbox.recv()).await.expect("an open bus");
