@@ -21,16 +21,17 @@ use super::{Message, Request, Response};
 pub struct Malformed {
     /// What is wrong with it.
     pub error: ParseError,
-    /// What is needed to refuse it, if it is a request that may be answered and its top Via can be read.
+    /// What is needed to refuse it, if it is a request that may be answered.
     pub salvage: Option<Salvage>,
 }
 
-/// The readable rest of a broken request, for [`Response::to_salvage`].
+/// The readable rest of a broken request, for [`Response::to_salvage`]. Its Via may be unreadable: such a request can be
+/// answered over its connection, if it came by one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvage {
     /// The method, never ACK.
     pub method: Method,
-    /// Those of its headers that could be told apart, values unchecked except for the topmost Via.
+    /// Those of its headers that could be told apart, values unchecked.
     pub headers: Headers,
 }
 
@@ -228,9 +229,8 @@ pub(super) fn salvage(bytes: &Bytes) -> Option<Salvage> {
     }
     let method = Lexer::new(&start_line).token().map(Method::from_token).ok().filter(|m| *m != Method::Ack)?;
     let headers = lenient_headers(bytes, line_end + 2);
-    // Without a Via nobody could be answered, without a CSeq it would match no request.
-    headers.via_top().ok()?;
-    headers.has(Name::CSeq).then_some(Salvage { method, headers })
+    // Without a Via and a CSeq an answer would match no request. A Via that cannot be read goes back as it came.
+    (headers.has(Name::Via) && headers.has(Name::CSeq)).then_some(Salvage { method, headers })
 }
 
 /// The header lines that can be told apart, as far as there are any.

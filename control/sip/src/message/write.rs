@@ -21,19 +21,6 @@ impl Request {
         Self { method, uri, headers: Headers::default(), body: Bytes::new() }
     }
 
-    /// With one more header at the end.
-    pub fn with(mut self, name: Name, value: impl Into<ByteStr>) -> Self {
-        self.headers.push(name, value);
-        self
-    }
-
-    /// With a body and its Content-Type.
-    pub fn with_body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
-        self.headers.set(Name::ContentType, content_type);
-        self.body = body.into();
-        self
-    }
-
     /// The request as it goes over the wire.
     pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(512 + self.body.len());
@@ -42,6 +29,29 @@ impl Request {
         out.into()
     }
 }
+
+/// What both kinds of message are built with.
+macro_rules! builders {
+    ($type:ty) => {
+        impl $type {
+            /// With one more header at the end.
+            pub fn with(mut self, name: Name, value: impl Into<ByteStr>) -> Self {
+                self.headers.push(name, value);
+                self
+            }
+
+            /// With a body and its Content-Type.
+            pub fn with_body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
+                self.headers.set(Name::ContentType, content_type);
+                self.body = body.into();
+                self
+            }
+        }
+    };
+}
+
+builders!(Request);
+builders!(Response);
 
 /// What a response takes over from its request (RFC 3261 section 8.2.6).
 const COPIED: [Name; 6] = [Name::Via, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Timestamp];
@@ -70,19 +80,6 @@ impl Response {
     /// With a reason phrase of its own.
     pub fn with_reason(mut self, reason: impl Into<ByteStr>) -> Self {
         self.reason = single_line(reason.into());
-        self
-    }
-
-    /// With one more header at the end.
-    pub fn with(mut self, name: Name, value: impl Into<ByteStr>) -> Self {
-        self.headers.push(name, value);
-        self
-    }
-
-    /// With a body and its Content-Type.
-    pub fn with_body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
-        self.headers.set(Name::ContentType, content_type);
-        self.body = body.into();
         self
     }
 
