@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cdrs::Cdr;
-use crate::entity::{calls, cdrs};
+use crate::entity::{calls, cdrs, storable};
 use crate::error::Result;
 use crate::outbox;
 use crate::store::{SOMETIME, Store};
@@ -76,6 +76,27 @@ pub async fn end(store: &Store, cdr: Cdr) -> Result<bool> {
     store.change(Patience::Some, Change::Ended(cdr)).await
 }
 
+/// These calls are another switchboard's from now on: it has taken them over. How many of them have a row without an end.
+pub async fn hand_over(store: &Store, ids: Vec<String>, switchboard: &str) -> Result<u64> {
+    store
+        .write(Patience::Some, (ids, switchboard.to_owned()), |tx, (ids, switchboard)| {
+            Box::pin(async move {
+                let mut handed = 0;
+                for ids in ids.chunks(HANDED_AT_ONCE) {
+                    let updated = calls::Entity::update_many()
+                        .col_expr(calls::Column::Switchboard, Expr::value(&**switchboard))
+                        .filter(calls::Column::Id.is_in(ids.iter().map(String::as_str)))
+                        .filter(calls::Column::EndedUnixMs.is_null())
+                        .exec(tx.db())
+                        .await?;
+                    handed += updated.rows_affected;
+                }
+                Ok(handed)
+            })
+        })
+        .await
+}
+
 /// Removes the rows of calls that ended before this time; how many there were. Their records stay.
 pub async fn purge(store: &Store, ended_before_unix_ms: i64) -> Result<u64> {
     let mut purged = 0;
@@ -101,6 +122,9 @@ pub async fn purge(store: &Store, ended_before_unix_ms: i64) -> Result<u64> {
         }
     }
 }
+
+/// Ids in one statement; databases bound their parameters.
+const HANDED_AT_ONCE: usize = 500;
 
 /// Rows deleted in one transaction: others wait for it.
 const PURGED_AT_ONCE: u64 = 1_000;
@@ -228,9 +252,9 @@ impl NewCall {
             id: self.id.clone(),
             customer_id: self.customer_id.clone(),
             state: self.state.clone(),
-            from_user: self.from_user.clone(),
-            from_display: self.from_display.clone(),
-            to_user: self.to_user.clone(),
+            from_user: storable(&self.from_user),
+            from_display: self.from_display.as_deref().map(storable),
+            to_user: storable(&self.to_user),
             started_unix_ms: self.started_unix_ms,
             answered_unix_ms: None,
             ended_unix_ms: None,

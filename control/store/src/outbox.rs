@@ -68,6 +68,18 @@ pub async fn purge(store: &Store, published_before_unix_ms: i64) -> Result<u64> 
         .await
 }
 
+/// Writes an event of something that is no change in the store.
+pub async fn note(store: &Store, kind: &'static str, subject: &str, at_unix_ms: i64, data: Value) -> Result<()> {
+    store
+        .write(Patience::Some, (subject.to_owned(), at_unix_ms, kind, data), |tx, (subject, at, kind, data)| {
+            Box::pin(async move {
+                emit(tx, kind, subject, *at, data.clone());
+                Ok(())
+            })
+        })
+        .await
+}
+
 /// Writes an event with the change it tells of.
 pub(crate) fn emit(tx: &Transaction, kind: &str, subject: &str, at_unix_ms: i64, data: Value) {
     tx.emit(outbox::ActiveModel {

@@ -63,6 +63,7 @@ enum Done {
     Located { key: Key, result: Result<Vec<Route>, Failure> },
     Written { key: Key, started: Option<Result<(), Failure>> },
     Resume(resume::Done),
+    Noted,
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -308,6 +309,7 @@ impl Shell {
                 }
             }
             Done::Resume(done) => self.resume_done(done),
+            Done::Noted => {}
         }
     }
 

@@ -75,6 +75,9 @@ async fn a_lost_dataplane_ends_its_calls_unless_it_comes_back_with_them() {
     assert_eq!(world.tell::<CallGet>(GetCall { call_id: kept }).await.unwrap().state, "answered");
     world.hang_up("a", 200, CauseKind::Normal).await.unwrap();
     world.quiet(2).await;
+    let events = outbox::unpublished(&world.store, 0, 100).await.unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.subject == "media").map(|event| &*event.kind).collect();
+    assert_eq!(told, ["dataplane.lost", "dataplane.back"]);
 }
 
 #[tokio::test]

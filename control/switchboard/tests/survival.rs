@@ -111,6 +111,9 @@ async fn another_switchboard_takes_over_from_one_that_is_gone() {
     drop(world.bus.serve(Role::Switchboard, gone.clone()));
     keep.bury(&gone);
     world.expect("adopt switchboard-b").await;
+    while calls::get(&world.store, call_id.as_str()).await.unwrap().unwrap().switchboard != "switchboard-b" {
+        tokio::task::yield_now().await;
+    }
     world.hang_up(&format!("{call_id}-1"), 200, CauseKind::Normal).await.unwrap();
     world.expect("hangup a 200").await;
     let cdr = world.cdr(&call_id).await;

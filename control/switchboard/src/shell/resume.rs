@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use nebula_bus::contract::to_media::{AdoptStreams, StreamAdopt};
 use nebula_bus::contract::to_proxy::{Adopt, ChannelAdopt, Phase};
 use nebula_bus::contract::{CallId, ChannelId, InstanceId, Role, StreamId};
@@ -41,8 +40,6 @@ pub(super) enum Done {
     TookOver { dead: InstanceId, result: Result<Option<Kept>, KeepError> },
     /// Rows of a dead switchboard whose calls nobody has.
     Left { dead: InstanceId, rows: Vec<CallRow> },
-    /// They were closed.
-    Closed,
     /// Legs that a proxy was asked about.
     Channels { asked: Vec<(ChannelId, CallId)>, result: Result<Vec<(ChannelId, Phase)>, Error>, proxy: InstanceId },
     /// Streams that a media agent was asked about, with their calls.
@@ -54,22 +51,27 @@ impl Shell {
     /// its call is closed by its row.
     pub(super) fn take_up(&mut self, kept: Kept) -> Result<usize, Unreadable> {
         let now = self.now();
-        let mut calls = Vec::new();
+        let mut read = Vec::new();
         for (name, bytes) in kept.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             let mut effects = Vec::new();
-            match self.read(&bytes, now, &mut effects) {
-                Ok(call) if self.by_id.contains_key(call.id()) => {}
-                Ok(call) => {
-                    let key = self.insert(call.id().clone(), call, Context::new(self.rpc_timeout()));
-                    self.index(key);
-                    calls.push((key, effects));
-                }
+            match Call::restore(&bytes, self.instance.clone(), self.options.timing(), now, &mut effects) {
+                Ok(call) => read.push((call, effects)),
+                // Before anybody has heard of the others.
                 Err(error @ Unreadable::Version { .. }) => return Err(error),
                 Err(error) => {
                     tracing::error!(name, %error, "a call cannot be taken up; its record will say that it crashed");
                     self.snapshots.delete(name);
                 }
             }
+        }
+        let mut calls = Vec::with_capacity(read.len());
+        for (call, effects) in read {
+            if self.by_id.contains_key(call.id()) {
+                continue;
+            }
+            let key = self.insert(call.id().clone(), call, Context::new(self.rpc_timeout()));
+            self.index(key);
+            calls.push((key, effects));
         }
         let taken = calls.len();
         if taken > 0 {
@@ -84,15 +86,6 @@ impl Shell {
             self.carry_out(key, &mut effects, now);
         }
         Ok(taken)
-    }
-
-    fn read(
-        &self,
-        bytes: &Bytes,
-        now: crate::call::Now,
-        out: &mut Vec<crate::call::Effect>,
-    ) -> Result<Call, Unreadable> {
-        Call::restore(bytes, self.instance.clone(), self.options.timing(), now, out)
     }
 
     /// Tells proxies (or one) that the legs of these calls are ours.
@@ -164,7 +157,6 @@ impl Shell {
                 self.presence.forget(Role::Switchboard, &dead);
                 self.close_left(rows);
             }
-            Done::Closed => {}
             Done::Channels { asked, result, proxy } => self.channels_adopted(asked, result, &proxy),
             Done::Streams { asked, result, media } => self.streams_adopted(asked, result, &media),
         }
@@ -283,6 +275,8 @@ impl Shell {
         self.succession.remove(&dead);
         match result {
             Ok(Some(kept)) => {
+                let ids = kept.iter().filter_map(|(name, _)| Some(name.strip_prefix(PREFIX)?.to_owned())).collect();
+                self.work.push(self.hand_over(ids));
                 match self.take_up(kept) {
                     Ok(calls) => tracing::warn!(%dead, calls, "took over from a switchboard that is gone"),
                     Err(error) => tracing::error!(%dead, %error, "calls cannot be taken over"),
@@ -297,6 +291,22 @@ impl Shell {
         }
     }
 
+    /// The rows say whose the calls are, for the time when their heir dies.
+    fn hand_over(&self, ids: Vec<String>) -> Work {
+        let (store, own) = (self.store.clone(), self.instance.clone());
+        Box::pin(async move {
+            loop {
+                match calls::hand_over(&store, ids.clone(), own.as_str()).await {
+                    Ok(_) | Err(nebula_store::Error::Closed) => return super::Done::Noted,
+                    Err(error) => {
+                        tracing::warn!(%error, "the rows of calls that were taken over cannot be written yet")
+                    }
+                }
+                sleep(READ_PAUSE).await;
+            }
+        })
+    }
+
     /// Which calls have no end in the store: at the start, and now and then.
     pub(super) fn find_orphans(&self) -> Work {
         let store = self.store.clone();
@@ -304,7 +314,7 @@ impl Shell {
             loop {
                 match calls::orphans(&store, &[]).await {
                     Ok(rows) => return super::Done::Resume(Done::Orphans(rows)),
-                    Err(nebula_store::Error::Closed) => return super::Done::Resume(Done::Closed),
+                    Err(nebula_store::Error::Closed) => return super::Done::Noted,
                     Err(error) => tracing::warn!(%error, "calls without an end cannot be read yet"),
                 }
                 sleep(READ_PAUSE).await;
@@ -348,7 +358,7 @@ impl Shell {
         let counters = (self.metrics.crashed.clone(), self.metrics.record_retries.clone());
         self.work.push(Box::pin(async move {
             crash::close_all(bus, store, own, rows, timeout, counters).await;
-            super::Done::Resume(Done::Closed)
+            super::Done::Noted
         }));
     }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use nebula_bus::contract::to_switchboard::*;
 use nebula_bus::contract::{Accepted, CallId, Cause, CauseKind, ChannelId, Role, StreamId};
 use nebula_bus::{Context, Error, Request, dispatch};
+use nebula_store::outbox;
 
-use super::{Key, Shell};
+use super::{Done, Key, Shell};
 use crate::call::{Call, ChannelEvent as On, Input, RETRY_AFTER_S};
 
 /// Calls listed at most when nobody says how many.
@@ -39,12 +40,14 @@ impl Shell {
             })),
             DataplaneLost => |p, call| {
                 self.metrics.dataplanes_lost.increment(1);
+                self.tell_of_dataplane("dataplane.lost", &p);
                 tracing::warn!(event = "dataplane.lost", media = %p.media, streams = p.streams.len(), "calls wait for their streams");
                 self.each(|| Input::DataplaneLost { media: p.media.clone() });
                 call.reply(Ok(Accepted {}));
             },
             DataplaneBack => |p, call| {
                 self.metrics.dataplanes_back.increment(1);
+                self.tell_of_dataplane("dataplane.back", &p);
                 tracing::warn!(event = "dataplane.back", media = %p.media, streams = p.streams.len(), "streams are back");
                 let alive: Arc<HashSet<StreamId>> = Arc::new(p.streams.into_iter().collect());
                 self.each(|| Input::DataplaneBack { media: p.media.clone(), alive: alive.clone() });
@@ -114,6 +117,22 @@ impl Shell {
             self.metrics.unknown.increment(1);
             Error::business("unknown_call", format!("no call {call_id}"))
         })
+    }
+
+    /// An event for the world, from one switchboard: the first by name.
+    fn tell_of_dataplane(&mut self, kind: &'static str, state: &DataplaneState) {
+        let others = self.bus.instances(Role::Switchboard);
+        if others.iter().any(|other| other.instance < self.instance) {
+            return;
+        }
+        let (store, media, at) = (self.store.clone(), state.media.clone(), self.now().unix_ms);
+        let data = serde_json::json!({ "media": media, "streams": state.streams.len() });
+        self.work.push(Box::pin(async move {
+            if let Err(error) = outbox::note(&store, kind, media.as_str(), at, data).await {
+                tracing::warn!(kind, %error, "an event could not be written");
+            }
+            Done::Noted
+        }));
     }
 
     /// The same input to every call: for what happens once in a blue moon.
