@@ -4,7 +4,7 @@ use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::entity::cdrs;
+use crate::entity::{cdrs, storable};
 use crate::error::{Error, Result};
 use crate::store::{SOMETIME, Store};
 
@@ -82,9 +82,9 @@ impl Cdr {
         cdrs::Model {
             call_id: self.call_id.clone(),
             customer_id: self.customer_id.clone(),
-            from_user: self.from_user.clone(),
-            from_display: self.from_display.clone(),
-            to_user: self.to_user.clone(),
+            from_user: storable(&self.from_user),
+            from_display: self.from_display.as_deref().map(storable),
+            to_user: storable(&self.to_user),
             started_unix_ms: self.started_unix_ms,
             answered_unix_ms: self.answered_unix_ms,
             ended_unix_ms: self.ended_unix_ms,
@@ -93,7 +93,7 @@ impl Cdr {
             ended_by: self.ended_by.clone(),
             sip_code: self.sip_code.into(),
             cause: self.cause.clone(),
-            cause_text: self.cause_text.clone(),
+            cause_text: storable(&self.cause_text),
             legs: serde_json::json!(self.legs).to_string(),
         }
     }

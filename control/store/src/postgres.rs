@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgListener, PgPoolOptions, PgSslMode};
-use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, Statement};
 use tokio::time::timeout;
 
@@ -19,6 +19,9 @@ use crate::error::{Away, Error, Result};
 
 /// How long to wait for a connection: to the server, or of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the leading publisher waits for an answer before it leads no more.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 512;
@@ -82,6 +85,9 @@ impl Database {
     /// Becomes the one that publishes, or not: another is.
     pub async fn lead(&self) -> Result<Option<Leader>> {
         let mut session = self.connect().await?;
+        // The server notices within 11 s that our host is gone, and gives the lock to another.
+        let notice = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3";
+        session.execute(notice).await.map_err(sqlx_error)?;
         let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
             .bind(PUBLISHER_LOCK)
             .fetch_one(&mut session)
@@ -144,8 +150,8 @@ impl Leader {
         let sql = "SELECT sequence, kind, subject, at_unix_ms, data FROM outbox
             WHERE published_unix_ms IS NULL AND sequence > $1 ORDER BY sequence LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<(i64, String, String, i64, String)> =
-            sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut self.session).await.map_err(sqlx_error)?;
+        let rows = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut self.session);
+        let rows: Vec<(i64, String, String, i64, String)> = soon(rows).await?;
         let model = |(sequence, kind, subject, at_unix_ms, data)| outbox::Model {
             sequence,
             kind,
@@ -160,14 +166,21 @@ impl Leader {
     /// Notes that these were published.
     pub async fn mark_published(&mut self, sequences: &[i64], now_unix_ms: i64) -> Result<()> {
         let sql = "UPDATE outbox SET published_unix_ms = $1 WHERE sequence = ANY($2)";
-        let marked = sqlx::query(sql).bind(now_unix_ms).bind(sequences).execute(&mut self.session).await;
-        marked.map(drop).map_err(sqlx_error)
+        soon(sqlx::query(sql).bind(now_unix_ms).bind(sequences).execute(&mut self.session)).await.map(drop)
     }
 
     /// Returns when something may be there.
     pub async fn filled(&mut self) -> Result<()> {
         // `None`: the connection was lost and made anew, and so may notifications have been.
         self.news.try_recv().await.map(drop).map_err(sqlx_error)
+    }
+}
+
+/// A server that gives no answer is one that is away.
+async fn soon<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+    match timeout(LEADER_PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(sqlx_error),
+        Err(_) => Err(Error::TimedOut),
     }
 }
 

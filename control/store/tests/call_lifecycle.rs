@@ -7,6 +7,7 @@ use common::{Fixture, call, cdr};
 use nebula_store::{Error, calls, cdrs, outbox};
 
 on_both!(
+    a_name_with_a_nul_fails_no_record,
     rows_of_ended_calls_are_purged_and_nothing_else,
     start_answer_end_leave_row_record_and_events_over_a_reopening,
     ends_reported_at_once_from_everywhere_leave_one_record,
@@ -127,4 +128,14 @@ async fn rows_of_ended_calls_are_purged_and_nothing_else(fixture: Fixture) {
     assert!(calls::get(store, "c0").await.unwrap().is_none() && calls::get(store, "c1200").await.unwrap().is_some());
     assert!(calls::get(store, "living").await.unwrap().is_some());
     assert_eq!(cdrs::list(store, 10_000).await.unwrap().len(), 1_203);
+}
+
+async fn a_name_with_a_nul_fails_no_record(fixture: Fixture) {
+    let (mut begun, mut record) = (call("c1"), cdr("c1"));
+    begun.from_display = Some("A\0B".into());
+    record.from_display = begun.from_display.clone();
+    calls::start(&fixture.store, begun).await.unwrap();
+    assert!(calls::end(&fixture.store, record).await.unwrap());
+    let kept = cdrs::get(&fixture.store, "c1").await.unwrap().unwrap();
+    assert_eq!(kept.from_display.as_deref(), Some("A\u{fffd}B"));
 }

@@ -87,7 +87,7 @@ impl Health {
             let news = status.database_up || (status.readable && !readable);
             if status.database_up {
                 status.outages += 1;
-                tracing::error!(database = self.place, %error, "the database is away; what calls leave is spooled");
+                tracing::error!(database = self.place, %error, "the database is away");
             }
             status.database_up = false;
             status.readable &= readable;

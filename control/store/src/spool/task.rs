@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::file::{Batch, Spool};
@@ -19,8 +19,12 @@ use crate::error::{Error, Result};
 use crate::migration;
 use crate::writer::{Patience, Writer};
 
-/// Changes appended with one write, and replayed in one transaction.
+/// Changes appended with one write.
 const GROUP_MAX: usize = 256;
+
+/// Changes replayed in one transaction: some three statements each, in less than a writer's patience also where a round
+/// trip takes 10 ms.
+const REPLAY_MAX: usize = 64;
 
 /// Changes that wait in memory while the disk is full; one more is refused.
 const WAITING_MAX: usize = 16_384;
@@ -132,11 +136,16 @@ impl Task {
     async fn run(mut self) {
         let health = self.health.clone();
         let closed = loop {
-            let due = if self.under_way.is_some() { self.next_adoption } else { self.due() };
+            // What is under way is of the first file: which that is, must not change meanwhile.
+            let due = if self.under_way.is_some() { Instant::now() + ADOPT_EVERY } else { self.due() };
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
-                    Some(Message::Take(entry)) => self.take(entry),
+                    Some(Message::Take(entry)) => {
+                        if let Some(closed) = self.take(entry) {
+                            break Some(closed);
+                        }
+                    }
                     Some(Message::Close(closed)) => break Some(closed),
                     None => break None,
                 },
@@ -171,14 +180,22 @@ impl Task {
         }
     }
 
-    /// Takes a change and what waits behind it.
-    fn take(&mut self, first: Entry) {
-        let mut entries = vec![first];
-        while entries.len() < GROUP_MAX
-            && let Ok(Message::Take(entry)) = self.messages.try_recv()
-        {
-            entries.push(entry);
+    /// Takes a change and what waits behind it, which may be the end.
+    fn take(&mut self, first: Entry) -> Option<oneshot::Sender<()>> {
+        let (mut entries, mut closed) = (vec![first], None);
+        while entries.len() < GROUP_MAX && closed.is_none() {
+            match self.messages.try_recv() {
+                Ok(Message::Take(entry)) => entries.push(entry),
+                Ok(Message::Close(last)) => closed = Some(last),
+                Err(_) => break,
+            }
         }
+        self.keep(entries);
+        closed
+    }
+
+    /// Onto the disk, or into memory.
+    fn keep(&mut self, mut entries: Vec<Entry>) {
         if self.waiting.is_empty() {
             match self.append(&entries) {
                 Ok(()) => return acknowledge(&mut entries),
@@ -238,14 +255,15 @@ impl Task {
 
     /// A pause is over: probes, or replays.
     fn try_now(&mut self) {
+        if self.under_way.is_some() {
+            return;
+        }
         if Instant::now() >= self.next_adoption {
             self.adopt();
         }
         // From memory alone is replayed only what the disk has no room for.
-        if self.under_way.is_none() {
-            self.flush();
-            self.under_way = if self.away_since.is_some() { Some(self.probe()) } else { self.replay() };
-        }
+        self.flush();
+        self.under_way = if self.away_since.is_some() { Some(self.probe()) } else { self.replay() };
     }
 
     fn adopt(&mut self) {
@@ -278,7 +296,7 @@ impl Task {
 
     /// The next changes into the database; none if there are none.
     fn replay(&mut self) -> Option<Work> {
-        let many = if self.alone > 0 { 1 } else { GROUP_MAX };
+        let many = if self.alone > 0 { 1 } else { REPLAY_MAX };
         while let Some(file) = self.files.front_mut() {
             match file.read(many) {
                 Ok(batch) if batch.changes.is_empty() => self.drained(),
