@@ -145,7 +145,8 @@ impl SavedLeg {
         &self.id
     }
 
-    /// The leg with its transactions, which are in the layer afterwards.
+    /// The leg with its transactions, which are in the layer afterwards. One that cannot be taken up (of other timers than
+    /// are configured now, say) is left out: the leg does without it.
     pub fn resume(self, key: LegKey, core: &mut Core, now: Instant) -> Result<Leg, SnapshotError> {
         // On another host nobody knows how long it was: timers then run long rather than short.
         let resume = Resume { now, elapsed: self.at.elapsed().unwrap_or(Duration::ZERO) };
@@ -167,17 +168,27 @@ impl SavedLeg {
         (leg.fence, leg.min_se_s) = (self.fence, self.min_se_s);
         leg.success = self.success.map(Box::new);
         leg.ack = self.ack.map(|ack| (ack.cseq, ack.bytes));
-        if let Some((transaction, request)) = self.open {
-            let id = core.layer.resume(transaction, &resume)?;
+        let id = leg.channel.id.clone();
+        let take_up = |core: &mut Core, transaction| match core.layer.resume(transaction, &resume) {
+            Ok(id) => Some(id),
+            Err(error) => {
+                tracing::warn!(channel_id = %id, %error, "a transaction is lost");
+                None
+            }
+        };
+        if let Some((transaction, request)) = self.open
+            && let Some(id) = take_up(core, transaction)
+        {
             core.owners.insert(id, Owner::Server(key));
             leg.open = Some(Open { id, request: Box::new(request) });
         }
-        if let Some((transaction, response, cseq)) = self.kept {
-            let id = core.layer.resume(transaction, &resume)?;
+        if let Some((transaction, response, cseq)) = self.kept
+            && let Some(id) = take_up(core, transaction)
+        {
             leg.kept = Some(Kept { id, response, cseq });
         }
         for (what, transaction) in self.sent {
-            let id = core.layer.resume(transaction, &resume)?;
+            let Some(id) = take_up(core, transaction) else { continue };
             core.owners.insert(id, Owner::Client(key, what));
             leg.sent.push((what, id));
             if let (Sent::Invite, Side::Uac(uac)) = (what, &mut leg.side) {

@@ -273,7 +273,12 @@ fn unspecified_like(remote: SocketAddr) -> IpAddr {
 }
 
 /// What a freshly read message becomes for the edge; none if it is to be dropped.
-fn event_of(parsed: Result<Message, Malformed>, source: SocketAddr, counters: &Counters) -> Option<Event> {
+fn event_of(
+    parsed: Result<Message, Malformed>,
+    protocol: Protocol,
+    source: SocketAddr,
+    counters: &Counters,
+) -> Option<Event> {
     match parsed {
         Ok(mut message) => {
             if let Message::Request(request) = &mut message {
@@ -285,7 +290,10 @@ fn event_of(parsed: Result<Message, Malformed>, source: SocketAddr, counters: &C
         Err(mut malformed) => {
             counters.malformed(malformed.error.kind());
             let salvage = malformed.salvage.as_mut()?;
-            salvage.headers.stamp_via(source).ok()?;
+            // Over a datagram a Via that cannot be read leaves nobody to answer; over a connection there is the connection.
+            if salvage.headers.stamp_via(source).is_err() && !protocol.is_reliable() {
+                return None;
+            }
             Some(Event::Malformed(malformed))
         }
     }

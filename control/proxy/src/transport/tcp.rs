@@ -278,7 +278,7 @@ impl Connections {
             Frame::Pong => return Ok(()),
         };
         self.counters.received(Protocol::Tcp);
-        if let Some(event) = event_of(parsed, flow.remote, &self.counters) {
+        if let Some(event) = event_of(parsed, flow.protocol, flow.remote, &self.counters) {
             // Waiting here is the backpressure that TCP hands on to the peer.
             self.inbound
                 .send(Inbound { flow, at: Instant::now().into_std(), event })

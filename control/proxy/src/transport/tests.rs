@@ -80,6 +80,21 @@ async fn a_broken_request_comes_with_what_a_refusal_needs() {
 }
 
 #[tokio::test]
+async fn a_request_whose_via_cannot_be_read_is_refused_over_its_connection() {
+    let (transports, mut inbound) = Transports::bind(options()).await.unwrap();
+    let broken = options_request("SIP/2.0/TCP 10.1.1.1;;,;,,", "c");
+    let to = (Ipv4Addr::LOCALHOST, transports.port());
+    UdpSocket::bind("127.0.0.1:0").await.unwrap().send_to(broken.as_bytes(), to).await.unwrap();
+    let mut phone = TcpStream::connect(to).await.unwrap();
+    phone.write_all(broken.as_bytes()).await.unwrap();
+    // Nothing comes of the datagram: nobody could be answered.
+    let Inbound { flow, event: Event::Malformed(malformed), .. } = next(&mut inbound).await else { panic!() };
+    assert_eq!(flow.protocol, Protocol::Tcp);
+    let response = Response::to_salvage(&malformed.salvage.unwrap(), StatusCode::BAD_REQUEST);
+    assert_eq!(response.headers.get(Name::Via), Some("SIP/2.0/TCP 10.1.1.1;;,;,,"));
+}
+
+#[tokio::test]
 async fn a_wildcard_socket_knows_the_address_its_peer_sees() {
     let options = Options { addresses: vec![Ipv4Addr::UNSPECIFIED.into()], port: 0, ..Options::default() };
     let (transports, mut inbound) = Transports::bind(options).await.unwrap();

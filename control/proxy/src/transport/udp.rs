@@ -95,7 +95,7 @@ impl Socket {
         }
         self.counters.received(Protocol::Udp);
         let parsed = Message::parse(Bytes::copy_from_slice(datagram));
-        let Some(event) = event_of(parsed, remote, &self.counters) else { return };
+        let Some(event) = event_of(parsed, Protocol::Udp, remote, &self.counters) else { return };
         let local = self.routes.concrete(self.bound, remote);
         let flow = Flow { protocol: Protocol::Udp, local, remote, connection: 0 };
         if inbound.try_send(Inbound { flow, at: Instant::now(), event }).is_err() {
