@@ -12,7 +12,7 @@ use crate::{postgres, sqlite};
 #[derive(Debug, Clone)]
 pub(crate) enum Database {
     Sqlite(sqlite::Database),
-    Postgres(postgres::Database),
+    Postgres(Box<postgres::Database>),
 }
 
 /// The open connections; clones share them.
@@ -27,7 +27,9 @@ impl Database {
     pub fn parse(url: &str, pool_size: u32) -> Result<Self> {
         match url.split_once(':').map_or(url, |(scheme, _)| scheme) {
             "sqlite" => sqlite::Database::parse(url).map(Database::Sqlite),
-            "postgres" | "postgresql" => postgres::Database::parse(url, pool_size).map(Database::Postgres),
+            "postgres" | "postgresql" => {
+                postgres::Database::parse(url, pool_size).map(|server| Database::Postgres(Box::new(server)))
+            }
             _ => Err(Error::Url { url: url.to_owned(), why: "neither sqlite nor postgres".to_owned() }),
         }
     }

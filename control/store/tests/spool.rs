@@ -266,8 +266,8 @@ async fn with_the_spool_on_the_full_disk_too_ends_wait_and_nothing_is_half_writt
     }
     small.fill();
     let mut lives = JoinSet::new();
-    for id in ids[5..].iter().cloned() {
-        let store = store.clone();
+    for id in &ids[5..] {
+        let (store, id) = (store.clone(), id.clone());
         lives.spawn(async move { life(&store, &id).await });
     }
     let waiting = until(&store, BACK_WITHIN, "waiting", |status| status.waiting >= 30).await;

@@ -118,7 +118,7 @@ pub(crate) struct Spooler {
 }
 
 enum Message {
-    Take(Entry),
+    Take(Box<Entry>),
     Close(oneshot::Sender<()>),
 }
 
@@ -145,7 +145,7 @@ impl Spooler {
     pub async fn take(&self, change: Change) -> Result<()> {
         let line = file::encode(&change).map_err(|error| Error::Spool(error.to_string()))?;
         let (done, safe) = oneshot::channel();
-        match self.queue.try_send(Message::Take(Entry { change, line, done: Some(done) })) {
+        match self.queue.try_send(Message::Take(Box::new(Entry { change, line, done: Some(done) }))) {
             Ok(()) => safe.await.unwrap_or(Err(Error::Closed)),
             Err(TrySendError::Full(_)) => Err(Error::Busy(QUEUE_MAX)),
             Err(TrySendError::Closed(_)) => Err(Error::Closed),

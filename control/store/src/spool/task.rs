@@ -142,7 +142,7 @@ impl Task {
                 biased;
                 message = self.messages.recv() => match message {
                     Some(Message::Take(entry)) => {
-                        if let Some(closed) = self.take(entry) {
+                        if let Some(closed) = self.take(*entry) {
                             break Some(closed);
                         }
                     }
@@ -185,7 +185,7 @@ impl Task {
         let (mut entries, mut closed) = (vec![first], None);
         while entries.len() < GROUP_MAX && closed.is_none() {
             match self.messages.try_recv() {
-                Ok(Message::Take(entry)) => entries.push(entry),
+                Ok(Message::Take(entry)) => entries.push(*entry),
                 Ok(Message::Close(last)) => closed = Some(last),
                 Err(_) => break,
             }
