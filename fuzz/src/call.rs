@@ -14,7 +14,7 @@ pub fn call_snapshot(bytes: &[u8]) {
     for _ in 0..16 {
         let Some(at_ms) = call.deadline_ms() else { break };
         now.monotonic_ms = now.monotonic_ms.max(at_ms);
-        call.handle(now, Input::Wake, &mut out);
+        call.handle(now, Input::Timeout, &mut out);
         let _ = (call.snapshot_due(), call.snapshot(now), call.view());
     }
 }

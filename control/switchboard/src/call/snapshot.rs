@@ -134,7 +134,7 @@ impl Call {
             owed: saved.owed,
             asked: Vec::new(),
             rpc_last: 0,
-            started: Now { monotonic_ms: shift.of(saved.started.monotonic_ms), ..saved.started },
+            started: Now { monotonic_ms: shift.of(saved.started.monotonic_ms).min(now.monotonic_ms), ..saved.started },
             answered_ms: saved.answered_ms.map(|at| shift.of(at)),
             callee_answered_ms: saved.callee_answered_ms.map(|at| shift.of(at)),
             deadlines: shift.deadlines(saved.deadlines),
