@@ -331,7 +331,7 @@ impl Call {
 
     /// Unix time of a moment of this call: the start plus monotonic time, so that a set clock cannot bend a record.
     pub fn unix_ms(&self, monotonic_ms: u64) -> i64 {
-        self.started.unix_ms + (monotonic_ms - self.started.monotonic_ms) as i64
+        self.started.unix_ms.saturating_add_unsigned(monotonic_ms.saturating_sub(self.started.monotonic_ms))
     }
 
     /// Whether a stream of this name belongs to it, or may: one of its streams is still being made.

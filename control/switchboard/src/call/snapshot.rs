@@ -204,7 +204,7 @@ impl Shift {
     }
 
     fn of(&self, at_ms: u64) -> u64 {
-        if self.was_ms == self.is_ms { at_ms } else { (at_ms + self.is_ms).saturating_sub(self.was_ms) }
+        if self.was_ms == self.is_ms { at_ms } else { at_ms.saturating_add(self.is_ms).saturating_sub(self.was_ms) }
     }
 
     fn deadlines(&self, deadlines: Deadlines) -> Deadlines {
