@@ -4,7 +4,7 @@
 use crate::cache::RedisCache;
 use crate::config::{Config, Secret};
 use crate::keep::FileKeep;
-use crate::process::{Member, Process};
+use crate::process::Member;
 use anyhow::{Context, Result, bail};
 use nebula_bus::contract::{self, Role};
 use nebula_bus::redis::{self, Redis};
@@ -35,6 +35,9 @@ const ENTER_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two attempts meanwhile.
 const ENTER_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a process that waits for Redis says so.
+const WAIT_TOLD_EVERY: Duration = Duration::from_secs(5);
+
 /// Whether a process may change the database's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
@@ -42,6 +45,28 @@ pub enum Schema {
     Migrate,
     /// It refuses any but its own: others may still run on it.
     Check,
+}
+
+/// Whose backbone it is.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// What it is made of.
+    pub config: &'a Config,
+    /// The state folder.
+    pub folder: &'a Path,
+    /// What kind of process.
+    pub process: &'a str,
+    /// Its name in a fleet.
+    pub node: &'a str,
+}
+
+/// How long Redis is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Not at all: somebody waits for the command's end.
+    None,
+    /// Until it comes: whoever supervises this process would only start it again.
+    Endless,
 }
 
 /// See the module.
@@ -57,23 +82,24 @@ pub struct Backbone {
 }
 
 impl Backbone {
-    /// Opens all of it.
-    pub async fn open(process: &Process, schema: Schema) -> Result<Self> {
-        let redis = connect(&process.config).await?;
+    /// Opens all of it. Waits for a Redis that is not there yet.
+    pub async fn open(place: Place<'_>, schema: Schema) -> Result<Self> {
+        let Place { config, folder, process, node } = place;
+        let redis = connect(config, Patience::Endless).await?;
         let (bus, keep): (Bus, Arc<dyn Keep>) = match &redis {
             Some(redis) => (redis.bus(), redis.keep()),
             None => {
-                let file = snapshots::File::open(&process.folder.join(SNAPSHOTS_FILE))?;
+                let file = snapshots::File::open(&folder.join(SNAPSHOTS_FILE))?;
                 (Bus::local(), Arc::new(FileKeep(file)))
             }
         };
-        let mut options = store_options(&process.config, &process.folder, redis.as_ref());
+        let mut options = store_options(config, folder, redis.as_ref());
         options.migrate = schema == Schema::Migrate;
-        options.instance = format!("{}-{}", process.name, process.node);
-        let spool = process.config.database.spool_folder.clone();
-        options.spool = Some(spool.unwrap_or_else(|| process.folder.join(SPOOL_FOLDER)));
+        options.instance = format!("{process}-{node}");
+        let spool = config.database.spool_folder.clone();
+        options.spool = Some(spool.unwrap_or_else(|| folder.join(SPOOL_FOLDER)));
         let store = Store::open(&options).await?;
-        Ok(Self { bus, store, keep, node: process.node.clone(), redis })
+        Ok(Self { bus, store, keep, node: node.to_owned(), redis })
     }
 
     /// Takes a role's name for this process, and up what its predecessor left.
@@ -108,7 +134,7 @@ impl Backbone {
 
 /// Opens the store for a command that does one thing, without a spool. What it changes, others must not find cached.
 pub async fn open_store(config: &Config, folder: &Path, schema: Schema) -> Result<Store> {
-    let redis = connect(config).await?;
+    let redis = connect(config, Patience::None).await?;
     let mut options = store_options(config, folder, redis.as_ref());
     options.migrate = schema == Schema::Migrate;
     Ok(Store::open(&options).await?)
@@ -149,11 +175,26 @@ fn redis_options(config: &Config) -> Result<Option<redis::Options>> {
     Ok(Some(options.prefix(section.prefix.as_str()).lease(lease)))
 }
 
-async fn connect(config: &Config) -> Result<Option<Redis>> {
+async fn connect(config: &Config, patience: Patience) -> Result<Option<Redis>> {
     let Some(options) = redis_options(config)? else { return Ok(None) };
     let place = options.to_string();
-    let connected = Redis::connect(options).await;
-    Ok(Some(connected.with_context(|| format!("cannot use Redis at {place}; see redis.url and redis.password"))?))
+    let mut told: Option<Instant> = None;
+    loop {
+        match Redis::connect(options.clone()).await {
+            Ok(redis) => return Ok(Some(redis)),
+            Err(error) if patience == Patience::Endless && error.may_pass() => {
+                if told.is_none_or(|told| told.elapsed() > WAIT_TOLD_EVERY) {
+                    tracing::warn!(%error, "waiting for Redis at {place}; see redis.url");
+                    told = Some(Instant::now());
+                }
+                sleep(ENTER_PAUSE).await;
+            }
+            refused => {
+                let why = || format!("cannot use Redis at {place}; see redis.url and redis.password");
+                return refused.map(Some).with_context(why);
+            }
+        }
+    }
 }
 
 /// A role by itself needs what it can reach the others by.

@@ -89,6 +89,7 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is::<process::Stopped>() => ExitCode::SUCCESS,
         Err(e) => {
             let code = fail(&chain(&e));
             if e.is::<process::Fenced>() { ExitCode::from(FENCED) } else { code }

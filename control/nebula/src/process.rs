@@ -1,5 +1,6 @@
 //! What every long-running command is made of: its configuration, log, state folder, name, metrics and signals.
 
+use crate::backbone::{Backbone, Place, Schema};
 use crate::config::Config;
 use crate::last::Last;
 use crate::runtime::{RuntimeFile, StopSignals};
@@ -15,6 +16,12 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 /// Prometheus histograms drop what is older than they keep; this must run now and then.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// A key that nobody has.
+const PROBE: &str = "probe";
+
+/// How long the keep may take to say that a process is fenced.
+const FENCE_TOLD_MAX: Duration = Duration::from_secs(1);
 
 /// How often a role is asked whether it still works.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -41,6 +48,11 @@ pub struct Process {
     _lock: Lock,
     _logs: WorkerGuard,
 }
+
+/// Told to end before it was ready.
+#[derive(Debug, thiserror::Error)]
+#[error("told to end before it was ready")]
+pub struct Stopped;
 
 /// Another process runs under our name, and has our calls.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +84,16 @@ impl Process {
         Ok(Self { config, folder, node, name, last, metrics, signals, _lock: lock, _logs: logs })
     }
 
+    /// Opens what roles stand on; [`Stopped`] if it is told to end meanwhile.
+    pub async fn connect(&mut self, schema: Schema) -> Result<Backbone> {
+        let Self { config, folder, node, name, signals, .. } = self;
+        let place = Place { config, folder, process: name, node };
+        tokio::select! {
+            opened = Backbone::open(place, schema) => opened,
+            () = signals.next() => Err(Stopped.into()),
+        }
+    }
+
     /// Waits until it is told to end; an error if another process has taken over one of these names, or if a role has
     /// ended by itself: then the next process takes its calls up.
     pub async fn until_told(&mut self, members: &[Member], works: impl Fn() -> bool) -> Result<()> {
@@ -84,8 +106,9 @@ impl Process {
             () = self.signals.next() => Ok(()),
             fenced = fenced(members) => Err(fenced.into()),
             () = broken => {
-                // What fenced it may have told the role a moment before it told us.
-                match tokio::time::timeout(LOOK_EVERY, fenced(members)).await {
+                // The bus may have told the role that it is fenced, and nobody us: the keep says so to whoever writes.
+                members.iter().for_each(|member| member.snapshots.delete(PROBE));
+                match tokio::time::timeout(FENCE_TOLD_MAX, fenced(members)).await {
                     Ok(fenced) => Err(fenced.into()),
                     Err(_) => bail!("a role has ended by itself, see the log; the next start takes its calls up"),
                 }

@@ -67,8 +67,8 @@ impl Seat {
     }
 
     /// The connections, and the role's name.
-    async fn connect(&self) -> Result<(Backbone, Membership, Member)> {
-        let backbone = Backbone::open(&self.process, Schema::Check).await?;
+    async fn connect(&mut self) -> Result<(Backbone, Membership, Member)> {
+        let backbone = self.process.connect(Schema::Check).await?;
         let (membership, member) = backbone.enter(self.role).await?;
         Ok((backbone, membership, member))
     }

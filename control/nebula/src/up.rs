@@ -5,7 +5,7 @@
 //! runs; then, bottom up, dataplane, media agent, switchboard, proxy; then it says what to do next. SIGINT or SIGTERM drains: no new calls, live calls end or time out, then everything stops, top down. A
 //! second signal cuts the drain short; the calls that are left are hung up and recorded all the same.
 
-use crate::backbone::{Backbone, Schema};
+use crate::backbone::Schema;
 use crate::config::Config;
 use crate::process::Process;
 use crate::roles::Roles;
@@ -87,7 +87,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let mut process = Process::begin(None, &arguments.state, config)?;
     let ports = Ports::bind(&process.config, &mut process.last).await?;
     let sip = bind_sip(&process.config.sip, &mut process.last).await?;
-    let backbone = Backbone::open(&process, Schema::Migrate).await?;
+    let backbone = process.connect(Schema::Migrate).await?;
     let fresh = demo::seed(&backbone.store, &process.config.sip.realm, "nebula up").await?;
     let dataplane = dataplane::begin(&mut process, arguments.dataplane.as_deref()).await?;
 

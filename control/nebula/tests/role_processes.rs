@@ -23,14 +23,46 @@ fn a_role_without_redis_says_what_to_set() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_is_named() {
+fn a_redis_that_is_not_there_is_named_and_waited_for() {
+    let mut redis = Redis::start();
+    let folder = redis.with_schema();
+    redis.kill();
+    let log = std::fs::File::create(folder.path().join("first")).expect("a log");
+    let mut command = redis.configure(nebula(&["switchboard", "--admin-port", "0"], folder.path()), folder.path());
+    let mut first = command.stderr(log).spawn().expect("nebula");
+    let said = || std::fs::read_to_string(folder.path().join("first")).expect("a log");
+    wait_for("a word", SECONDS, || Some(said()).filter(|said| said.contains("waiting for Redis at redis://127.0.0.1")));
+    assert!(said().contains("redis.url") && first.try_wait().expect("a child").is_none(), "{}", said());
+    common::terminate(&first);
+    let status = wait_for("its end", SECONDS, || first.try_wait().expect("a child"));
+    assert_eq!(status.code(), Some(0), "a stop is no failure: {}", said());
+
+    // A command that somebody waits for does not wait.
+    let list = redis.configure(nebula(&["extension", "list"], folder.path()), folder.path()).output().expect("nebula");
+    assert_eq!(list.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&list.stderr).contains("redis.url"), "{list:?}");
+
+    let waiting = std::thread::scope(|scope| {
+        let started = scope.spawn(|| Role::start(&redis, folder.path(), &["switchboard"]));
+        wait_for("the second to wait", SECONDS, || {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            log.contains("waiting for Redis").then_some(())
+        });
+        let _server = redis.another();
+        started.join().expect("a role")
+    });
+    drop(waiting);
+}
+
+#[test]
+fn a_password_that_is_wrong_is_told_at_once_and_not_shown() {
+    let redis = Redis::start();
+    redis.require_password("right");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = nebula(&["switchboard", "--admin-port", "0"], folder.path());
-    // Port 1 is nobody's.
-    command.env("NEBULA__REDIS__URL", "redis://:hidden@127.0.0.1:1").env("NEBULA__DATABASE__URL", "sqlite://x");
-    let run = command.output().expect("nebula");
+    let mut command = redis.configure(nebula(&["switchboard", "--admin-port", "0"], folder.path()), folder.path());
+    let run = command.env("NEBULA__REDIS__PASSWORD", "hidden").output().expect("nebula");
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(run.status.code() == Some(1) && said.contains("127.0.0.1:1") && said.contains("redis.url"), "{said}");
+    assert!(run.status.code() == Some(1) && said.contains("redis.password"), "{said}");
     assert!(!said.contains("hidden"), "{said}");
 }
 

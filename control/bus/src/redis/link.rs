@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -58,6 +58,17 @@ pub enum LinkError {
         /// The last thing that went wrong.
         last: String,
     },
+}
+
+impl LinkError {
+    /// Whether it may go by itself, as a server that is not up yet. What a server refuses (a wrong password) does not.
+    pub fn may_pass(&self) -> bool {
+        let loads = ErrorKind::Server(ServerErrorKind::BusyLoading);
+        match self {
+            LinkError::Redis { error, .. } => error.is_io_error() || error.is_timeout() || error.kind() == loads,
+            LinkError::Silent(_) | LinkError::NoMaster { .. } | LinkError::NoNode { .. } => true,
+        }
+    }
 }
 
 /// A connection that works, as far as is known.

@@ -15,7 +15,7 @@ pub struct Arguments {
 
 /// Runs a switchboard until it is told to stop.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let seat = Seat::take(Role::Switchboard, &arguments.role, |_| {}).await?;
+    let mut seat = Seat::take(Role::Switchboard, &arguments.role, |_| {}).await?;
     let (backbone, membership, member) = seat.connect().await?;
     let options = seat.process.config.calls.clone();
     let (bus, store) = (backbone.bus.clone(), backbone.store.clone());

@@ -39,6 +39,11 @@ pub fn kill(pid: i64) {
     kill_process(pid, Signal::KILL).expect("it ran");
 }
 
+/// SIGTERM.
+pub fn terminate(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::TERM).expect("it runs");
+}
+
 /// Whether a process runs; one that has ended and was not reaped does not.
 pub fn runs(pid: i64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -62,11 +67,30 @@ impl Redis {
 
     /// Starts it on its port again.
     pub fn again(&mut self) {
+        self.child = Some(self.serve());
+    }
+
+    /// One on the same port, which is the caller's.
+    pub fn another(&self) -> Server {
+        Server(self.serve())
+    }
+
+    /// From now on it takes nobody without this password.
+    pub fn require_password(&self, password: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
+        write!(stream, "CONFIG SET requirepass {password}\r\n").expect("sent");
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+
+    fn serve(&self) -> Child {
         let mut command = Command::new("redis-server");
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("redis-server; run `scripts/install test`"));
+        let child = command.spawn().expect("redis-server; run `scripts/install test`");
         wait_for("Redis", READY_BY, || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        child
     }
 
     pub fn kill(&mut self) {
@@ -88,6 +112,17 @@ impl Redis {
         let run = self.configure(nebula(&["migrate", "up"], folder.path()), folder.path()).output().expect("nebula");
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         folder
+    }
+}
+
+/// Ends with its owner.
+pub struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -166,8 +201,7 @@ impl Role {
     }
 
     pub fn terminate(&self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("it runs");
+        terminate(&self.child);
     }
 
     /// Waits for its end.
