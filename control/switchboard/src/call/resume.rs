@@ -124,7 +124,8 @@ impl Turn<'_> {
         let Some(adoption) = &self.call.adoption else { return };
         let in_setup = matches!(self.call.state, State::Routing | State::Dialling | State::Ringing | State::Answering);
         let caller_waits = !adoption.awaited.contains(&CALLER) && !adoption.answered.contains(&CALLER);
-        if !adoption.awaited.is_empty() && !(in_setup && caller_waits) {
+        let enough = adoption.awaited.is_empty() || in_setup && caller_waits;
+        if !enough {
             return;
         }
         let Some(adoption) = self.call.adoption.take() else { return };

@@ -70,9 +70,9 @@ mod tests {
         assert!(presence.look(Role::Proxy, std::slice::from_ref(&b), at(1)).is_empty());
         assert!(presence.look(Role::Media, &[], at(1)).is_empty());
         assert_eq!(presence.missed(Role::Proxy, second, at(1)), []);
-        assert_eq!(presence.missed(Role::Proxy, second, at(2)), [a.clone()]);
-        assert_eq!(presence.look(Role::Proxy, std::slice::from_ref(&a), at(3)), [a.clone()]);
-        assert_eq!(presence.missed(Role::Proxy, Duration::ZERO, at(3)), [b.clone()]);
+        assert_eq!(presence.missed(Role::Proxy, second, at(2)), std::slice::from_ref(&a));
+        assert_eq!(presence.look(Role::Proxy, std::slice::from_ref(&a), at(3)), std::slice::from_ref(&a));
+        assert_eq!(presence.missed(Role::Proxy, Duration::ZERO, at(3)), std::slice::from_ref(&b));
         presence.forget(Role::Proxy, &b);
         assert_eq!(presence.missed(Role::Proxy, Duration::ZERO, at(9)), []);
     }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use nebula_bus::contract::{
-    StreamStats,
     to_media::{Created, Negotiated, Step},
     to_proxy::Phase,
 };
@@ -174,7 +173,7 @@ impl Edge {
             Request::Destroy(destroy) => {
                 touch(destroy.stream_id.as_str())?;
                 self.streams.entry(destroy.stream_id.0.clone()).and_modify(|stream| stream.alive = false);
-                Ok(Reply::Stats(Box::new(StreamStats::default())))
+                Ok(Reply::Stats(Box::default()))
             }
             Request::Bridge(bridge) => {
                 touch(bridge.a.as_str())?;
