@@ -185,6 +185,6 @@ async fn a_snapshot_of_another_version_is_refused_by_name() {
     member.restored.push(("call/x".into(), r#"{"kind":"call","v":99,"d":{}}"#.into()));
     let store = Store::memory().await.unwrap();
     let started = nebula_switchboard::start(options(), nebula_bus::Bus::local(), store, member).await;
-    let error = started.err().expect("an error").to_string();
+    let error = started.expect_err("another version").to_string();
     assert!(error.contains("version 99") && error.contains("[1]"), "{error}");
 }
