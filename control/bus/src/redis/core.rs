@@ -24,7 +24,7 @@ use crate::limits::{ANSWERS_WAITING_MAX, EVENTS_BEHIND_MAX};
 use crate::registry::Announcement;
 use crate::rpc::Counters;
 
-/// The consumer group of each inbox; its consumer is the instance itself.
+/// The consumer group of each inbox; its consumers are the processes that have, or had, the instance's name.
 pub(super) const GROUP: &str = "service";
 
 /// See the module.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value};
+use redis::{RedisError, Value};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::core::{Core, GROUP, Taken, lock};
-use super::entry::{Entry, EntryId, RequestEntry, read_request, streams};
+use super::core::{Core, GROUP, Taken, lock, text};
+use super::entry::{Entry, EntryId, RequestEntry, entries, read_request, streams};
 use super::keys::Place;
+use super::scripts::FORGET_CONSUMERS;
 use crate::Error;
 use crate::backend::Delivery;
 use crate::contract::{InstanceId, Role};
@@ -20,6 +21,9 @@ use crate::limits::READ_ENTRIES_MAX;
 
 /// A pause after an error that is not the connection's.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What was given to others of this name is looked for so often in a lease.
+const CLAIMS_PER_LEASE: u32 = 5;
 
 /// One instance's inbox.
 pub(super) struct Reader {
@@ -62,29 +66,42 @@ impl Reader {
             Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
             _ => {}
         }
-        let mut after = EntryId::default();
+        self.claim(connection, key, Duration::ZERO).await?;
+        let rest = FORGET_CONSUMERS.key(key).arg(GROUP).arg(&self.core.process).invoke_async::<()>(connection).await;
+        rest?;
+        let every = self.core.options.lease / CLAIMS_PER_LEASE;
+        let mut claimed = Instant::now();
+        let mut new = redis::cmd("XREADGROUP");
+        new.arg("GROUP").arg(GROUP).arg(&self.core.process).arg("COUNT").arg(READ_ENTRIES_MAX);
+        new.arg("BLOCK").arg(ms(every)).arg("STREAMS").arg(key).arg(">");
         loop {
-            let own = self.command(key, &after.to_string(), false);
-            let entries = ask(connection, &own).await?;
-            let Some(last) = entries.last().map(|entry| entry.id) else { break };
-            after = last;
-            self.take_all(key, entries);
-        }
-        let new = self.command(key, ">", true);
-        loop {
-            let entries = ask(connection, &new).await?;
-            self.take_all(key, entries);
+            let answer: Value = connection.send_packed_command(&new).await?.extract_error()?;
+            self.take_all(key, streams(answer).into_iter().flat_map(|(_, entries)| entries).collect());
+            if claimed.elapsed() >= every {
+                // One that had the name before may have been given a request while it was losing it.
+                self.claim(connection, key, every).await?;
+                claimed = Instant::now();
+            }
         }
     }
 
-    fn command(&self, key: &str, after: &str, waits: bool) -> Cmd {
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(GROUP).arg(self.instance.as_str()).arg("COUNT").arg(READ_ENTRIES_MAX);
-        if waits {
-            command.arg("BLOCK").arg(0);
+    /// Takes what other processes of this name, and other connections of ours, were given and have not answered.
+    async fn claim(&self, connection: &mut MultiplexedConnection, key: &str, idle: Duration) -> Result<(), RedisError> {
+        let mut from = "0-0".to_owned();
+        loop {
+            let mut command = redis::cmd("XAUTOCLAIM");
+            command.arg(key).arg(GROUP).arg(&self.core.process).arg(ms(idle)).arg(&from);
+            command.arg("COUNT").arg(READ_ENTRIES_MAX);
+            let answer: Value = connection.send_packed_command(&command).await?.extract_error()?;
+            let Value::Array(parts) = answer else { return Ok(()) };
+            let mut parts = parts.into_iter();
+            let (Some(next), Some(given)) = (parts.next(), parts.next()) else { return Ok(()) };
+            self.take_all(key, entries(given));
+            match text(&next) {
+                Some("0-0") | None => return Ok(()),
+                Some(next) => from = next.to_owned(),
+            }
         }
-        command.arg("STREAMS").arg(key).arg(after);
-        command
     }
 
     fn take_all(&self, key: &str, entries: Vec<Entry>) {
@@ -92,7 +109,6 @@ impl Reader {
             let id = entry.id;
             // Still being answered, or answered while Redis was away.
             if !lock(&self.taken).insert(id) {
-                self.core.counters.repeated();
                 continue;
             }
             match read_request(entry) {
@@ -123,7 +139,6 @@ impl Reader {
     }
 }
 
-async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Vec<Entry>, RedisError> {
-    let answer: Value = connection.send_packed_command(command).await?.extract_error()?;
-    Ok(streams(answer).into_iter().flat_map(|(_, entries)| entries).collect())
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

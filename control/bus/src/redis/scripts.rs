@@ -88,6 +88,16 @@ scripts! {
         return {moved, #left - moved}
     ";
 
+    /// Forgets the consumers of processes that are gone and left nothing open. KEYS: the inbox. ARGV: the group, who stays.
+    FORGET_CONSUMERS = r"
+        for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+            if consumer[2] ~= ARGV[2] and consumer[4] == 0 then
+                redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer[2])
+            end
+        end
+        return 0
+    ";
+
     /// Makes sure that a stream is there, empty or not. KEYS: it. ARGV: its time to live in ms.
     KEEP_STREAM = r"
         if redis.call('EXISTS', KEYS[1]) == 0 then
