@@ -103,7 +103,12 @@ impl System {
 
     /// The pid of its dataplane.
     pub fn dataplane_pid(&self) -> i32 {
-        self.runtime["dataplane_pid"].as_i64().expect("a pid").try_into().expect("a pid")
+        self.dataplane().expect("a pid")
+    }
+
+    /// The same, if there is one at the moment.
+    pub fn dataplane(&self) -> Option<i32> {
+        self.runtime["dataplane_pid"].as_i64()?.try_into().ok()
     }
 
     /// `GET` on one of its ports, as text.

@@ -200,6 +200,10 @@ impl Running {
             if now >= *end {
                 reply.repeat = None;
                 edit(&self.leg.record, |record| record.unacknowledged += 1);
+                // RFC 3261 section 13.3.1.4: the session should be terminated.
+                if self.client.is_none() && self.over.is_none() {
+                    self.request(Method::Bye, Purpose::Bye, None, Vec::new(), "").await?;
+                }
             } else {
                 *wait = (*wait * 2).min(T2);
                 *next = now + *wait;

@@ -4,6 +4,7 @@ use super::dice::Dice;
 use super::hold::Hold;
 use super::{Form, Seen, records};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,9 @@ const SETUP_TIMEOUT_S: &str = "40";
 
 /// After a fault, dialogs must work again within this.
 pub const HEALED: Duration = Duration::from_secs(2);
+
+/// How long after one end of a call was hung up the other may be up.
+const OTHER_END: Duration = Duration::from_secs(3);
 
 /// How far apart the phones' tries are while a system is down.
 const TRY_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +44,8 @@ pub struct Trial<'a> {
     pub dice: Dice,
     /// Calls that are up.
     live: Vec<usize>,
+    /// Those of them whose other end isn't a phone of ours.
+    echoes: HashSet<usize>,
     /// How many lines of each kind were looked at already.
     looked_at: usize,
 }
@@ -50,7 +56,8 @@ impl<'a> Trial<'a> {
         let ptime = form.ptime_ms.to_string();
         let hold = Hold::start(servers, &["--ptime-ms", &ptime, "--setup-timeout-s", SETUP_TIMEOUT_S]);
         let dice = super::dice(form);
-        let mut trial = Self { form: form.clone(), hold, seen, dice, live: Vec::new(), looked_at: 0 };
+        let mut trial =
+            Self { form: form.clone(), hold, seen, dice, live: Vec::new(), echoes: HashSet::new(), looked_at: 0 };
         trial.place(form.calls);
         trial
     }
@@ -75,8 +82,10 @@ impl<'a> Trial<'a> {
     fn look(&mut self) {
         let report = self.hold.run("report", REQUEST_DEADLINE);
         let is_up = |call: &&Value| call["caller"]["stage"] == "up" && call["trickled"] == false;
-        let calls = report["calls"].as_array().expect("calls").iter().filter(is_up);
-        self.live = calls.filter_map(|call| Some(call["n"].as_u64()? as usize)).collect();
+        let number = |call: &Value| Some(call["n"].as_u64()? as usize);
+        let calls = report["calls"].as_array().expect("calls");
+        self.live = calls.iter().filter(is_up).filter_map(number).collect();
+        self.echoes = calls.iter().filter(|call| call["callee"].is_null()).filter_map(number).collect();
     }
 
     /// From here on losses and gaps count.
@@ -86,7 +95,12 @@ impl<'a> Trial<'a> {
 
     /// What was lost since the mark, and whether all calls are up; `gap_ms_max` none means that a gap is told, not judged.
     pub fn judge(&mut self, gap_ms_max: Option<f64>) {
-        let sums = self.hold.run("sums", REQUEST_DEADLINE);
+        // The other ends of what was hung up hear of it a moment later.
+        let end = Instant::now() + OTHER_END;
+        let mut sums = self.hold.run("sums", REQUEST_DEADLINE);
+        while sums["up"] != self.live.len() && Instant::now() < end {
+            sums = self.hold.run("sums", REQUEST_DEADLINE);
+        }
         let number = |key: &str| sums[key].as_u64().unwrap_or(u64::MAX);
         let gap_ms = sums["gap_ms"].as_f64().unwrap_or(f64::MAX);
         self.seen.gap_ms = self.seen.gap_ms.max(gap_ms);
@@ -174,6 +188,7 @@ impl<'a> Trial<'a> {
             let end = self.dice.pick(&["caller", "callee"]);
             for call in changed.iter().chain(&ended) {
                 let is_bye = ended.contains(call);
+                let end = if self.echoes.contains(call) { "caller" } else { end };
                 let line = if is_bye { format!("bye {call} {end}") } else { format!("reinvite {call} {end}") };
                 open.push((self.hold.begin(&line), *call, is_bye));
             }
@@ -245,7 +260,8 @@ impl<'a> Trial<'a> {
             return;
         }
         let list: Vec<String> = taken.iter().map(ToString::to_string).collect();
-        let end = self.dice.pick(&["caller", "callee"]);
+        let either = self.dice.pick(&["caller", "callee"]);
+        let end = if taken.iter().any(|call| self.echoes.contains(call)) { "caller" } else { either };
         let done = self.hold.run(&format!("bye {} {end}", list.join(",")), REQUEST_DEADLINE);
         self.seen.expect(done["good"] == taken.len(), || format!("{} of {} BYEs were good", done["good"], taken.len()));
     }
@@ -254,6 +270,12 @@ impl<'a> Trial<'a> {
     pub fn finish(mut self, records: impl FnOnce(usize) -> Vec<Value>) {
         let (report, answered) = self.end_all();
         records::compare(&report, &records(answered), self.seen);
+    }
+
+    /// The same, where an end may be told late: its BYE was answered while nobody could be told of it.
+    pub fn finish_late(mut self, late: Duration, records: impl FnOnce(usize) -> Vec<Value>) {
+        let (report, answered) = self.end_all();
+        records::compare_late(&report, &records(answered), late.as_secs_f64() * 1e3, self.seen);
     }
 
     /// The same, where the system's wall clock was another than the phones'.
@@ -267,13 +289,21 @@ impl<'a> Trial<'a> {
         let callers = live / 2;
         self.hang_up(callers);
         self.hang_up(live - callers);
-        let report = self.hold.run("report", REQUEST_DEADLINE);
-        let calls = report["calls"].as_array().expect("calls");
-        let answered = calls.iter().filter(|call| call["caller"]["setup"]["code"] == 200).count();
-        let still = calls.iter().filter(|call| call["caller"]["stage"] == "up" || call["caller"]["stage"] == "setup");
-        let still = still.count();
-        self.seen.expect(still == 0, || format!("{still} calls did not end"));
-        (report, answered)
+        // The other ends hear of it a moment later.
+        let end = Instant::now() + OTHER_END;
+        loop {
+            let report = self.hold.run("report", REQUEST_DEADLINE);
+            let calls = report["calls"].as_array().expect("calls");
+            let lives = |end: &Value| end["stage"] == "up" || end["stage"] == "setup";
+            let still: Vec<&Value> =
+                calls.iter().filter(|call| lives(&call["caller"]) || lives(&call["callee"])).collect();
+            if still.is_empty() || Instant::now() >= end {
+                let answered = calls.iter().filter(|call| call["caller"]["setup"]["code"] == 200).count();
+                self.seen
+                    .expect(still.is_empty(), || format!("{} calls did not end, such as {}", still.len(), still[0]));
+                return (report, answered);
+            }
+        }
     }
 }
 

@@ -68,7 +68,7 @@ pub fn dataplane_killed(form: &Form, seen: &mut Seen) {
         kill_process(Pid::from_raw(dataplane).expect("a pid"), Signal::KILL).expect("killed");
         wait_for("another dataplane", Duration::from_secs(5), || {
             system.refresh();
-            (system.dataplane_pid() != dataplane).then_some(())
+            system.dataplane().filter(|pid| *pid != dataplane)
         });
         favour(system.dataplane_pid());
         trial.try_dialogs(killed_at, HEALED);

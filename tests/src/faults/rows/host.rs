@@ -199,12 +199,13 @@ pub fn descriptors_exhausted(form: &Form, seen: &mut Seen) {
 /// No more files than it has open; the limit of before.
 fn limit_to_open(pid: i32) -> Rlimit {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
-    let highest = open.filter_map(|fd| fd.file_name().to_str()?.parse::<u64>().ok()).max().unwrap_or(0);
+    let taken: std::collections::HashSet<u64> = open.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
+    let lowest_free = (0..).find(|fd| !taken.contains(fd)).expect("numbers don't end");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     let hard = line.split_whitespace().nth(4).and_then(|number| number.parse().ok());
-    // Numbers below the highest that are free could still be taken; few are.
-    let tight = Rlimit { current: Some(highest + 1), maximum: hard };
+    // What is open above it stays open; whatever is opened would have to be numbered below it.
+    let tight = Rlimit { current: Some(lowest_free), maximum: hard };
     prlimit(Pid::from_raw(pid), Resource::Nofile, tight).expect("a lower limit")
 }
 
