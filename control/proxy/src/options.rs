@@ -234,10 +234,11 @@ impl Options {
         self.digest_algorithms.iter().map(known).collect()
     }
 
-    /// The base timers. 100 Trying goes out at once, so the transactions have no clock for it.
+    /// The base timers. 100 Trying goes out after 200 ms (RFC 3261 17.2.1), not at once: it ends the caller's repeating, and
+    /// a leg must have been kept by then, or nobody would answer the caller if we died in between.
     pub(crate) fn base(&self) -> Base {
         let ms = |ms: u32| Duration::from_millis(ms.into());
-        Base { t1: ms(self.t1_ms), t2: ms(self.t2_ms), t4: ms(self.t4_ms), trying_after: None }
+        Base { t1: ms(self.t1_ms), t2: ms(self.t2_ms), t4: ms(self.t4_ms), ..Base::default() }
     }
 
     /// A channel's clocks.

@@ -8,6 +8,7 @@
 //! | Proceeding, Early | CANCEL, BYE | 487, tell hangup | Over |
 //! | Early | PRACK | 200; tell acked if it answers our offer; send what waited | same |
 //! | Answered | ACK | tell acked if it answers our offer | Confirmed |
+//! | Answered | re-INVITE | as after an ACK, unless that answers our offer: 491 | Confirmed |
 //! | Answered | CANCEL | nothing: 200 was first, the caller will send BYE | same |
 //! | Answered | hangup | BYE after the ACK | same |
 //! | Answered | BYE | 200, tell hangup | Over |
@@ -40,6 +41,16 @@ impl Channel {
             Peer::Update { sdp: None } => out.push(Act::Reply(Reply::code(200))),
             // The exchange of the INVITE is not over: the peer tries again later (RFC 3311 section 5.2, RFC 3261 14.2).
             Peer::Update { .. } => out.push(Act::Reply(Reply::code(491))),
+            // Who begins another INVITE has sent the ACK of the last (RFC 3261 14.1); it is lost, or came to a process that
+            // died. Only an answer in it would be missed.
+            Peer::Reinvite { sdp } if answered && self.exchange != Exchange::Ours => {
+                self.acked(None, out);
+                if self.state == State::Confirmed {
+                    self.talking_peer(Peer::Reinvite { sdp }, now, out);
+                } else {
+                    out.push(Act::Reply(Reply::code(491)));
+                }
+            }
             Peer::Reinvite { .. } if answered => out.push(Act::Reply(Reply::code(491))),
             Peer::Reinvite { .. } => out.push(Act::Reply(retry_soon())),
             Peer::Ack { .. } | Peer::Provisional { .. } | Peer::Success { .. } | Peer::Failure { .. } => {}

@@ -6,6 +6,7 @@
 //! |---|---|---|---|
 //! | none | re-INVITE, UPDATE with SDP | hold it, tell reinvite | theirs |
 //! | any | UPDATE without SDP | 200 at once | same |
+//! | unacked, not our offer | re-INVITE | as after its ACK | theirs |
 //! | ours, acking, refresh, unacked | re-INVITE, UPDATE with SDP | 491 | same |
 //! | theirs | re-INVITE, UPDATE with SDP | 500 with Retry-After | same |
 //! | theirs | answer | 200; repeated until ACK if an INVITE | unacked or none |
@@ -138,6 +139,10 @@ impl Channel {
     }
 
     fn their_change(&mut self, invite: bool, sdp: Option<String>, now: Instant, out: &mut Vec<Act>) {
+        // Who begins another INVITE has sent the ACK of the last (RFC 3261 14.1): see the table of incoming legs.
+        if invite && self.change == Change::Unacked && self.exchange != Exchange::Ours {
+            self.change_acked(None, out);
+        }
         match self.change {
             Change::None => {
                 self.change = Change::Theirs { invite };

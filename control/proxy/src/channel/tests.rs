@@ -305,11 +305,22 @@ fn requests_too_early_are_put_off() {
     assert_eq!(leg.peer(Peer::Update { sdp: some("x") }), [reply(491)]);
     assert_eq!(leg.peer(Peer::Update { sdp: None }), [reply(200)]);
     leg.command(Command::Answer { sdp: None });
-    assert_eq!(leg.peer(Peer::Reinvite { sdp: some("x") }), [reply(491)]);
     assert_eq!(
         leg.command(Command::Reinvite { sdp: some("y") }),
         [Act::Tell(Report::Refused(cause::own(491, CauseKind::Rejected, "Request Pending")))]
     );
+}
+
+#[test]
+fn who_begins_another_invite_has_acknowledged_the_last() {
+    let mut leg = Leg::incoming(true, false);
+    leg.command(Command::Answer { sdp: some("answer") });
+    let acts = leg.peer(Peer::Reinvite { sdp: some("x") });
+    assert!(acts.contains(&Act::Tell(Report::Reinvite { sdp: some("x") })), "{acts:?}");
+    // Nor is the first answer repeated any more, or the call given up for want of its ACK.
+    leg.command(Command::Answer { sdp: some("y") });
+    let acts = leg.peer(Peer::Reinvite { sdp: some("z") });
+    assert!(acts.contains(&Act::Tell(Report::Reinvite { sdp: some("z") })), "{acts:?}");
 }
 
 // ---- outgoing ----

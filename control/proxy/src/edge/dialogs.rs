@@ -40,10 +40,6 @@ impl Edge {
         match input(&request, &self.core) {
             Ok(input) => {
                 let current = Open { id, request };
-                if current.request.method == Method::Invite {
-                    let trying = Response::to(&current.request, StatusCode::TRYING);
-                    self.core.reply(id, trying, now);
-                }
                 leg.peer(input, Some(current), &mut self.core, now);
             }
             Err(refusal) => self.core.reply(id, *refusal, now),

@@ -50,11 +50,6 @@ impl Edge {
         if headers.to().is_ok_and(|to| to.tag().is_some()) {
             return self.requested_in_dialog(id, request, flow, now);
         }
-        if request.method == Method::Invite {
-            // At once, so that the caller stops repeating while others are asked (RFC 3261 16.2).
-            let trying = Response::to(&request, StatusCode::TRYING);
-            self.core.reply(id, trying, now);
-        }
         if let Err(refusal) = admission::validate(&request) {
             return self.core.reply(id, *refusal, now);
         }
