@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How fast held calls are placed, a second.
+/// How fast held calls are placed, and hung up at the end, a second.
 const RATE: usize = 50;
 
 /// How long a request of a phone may take: timer B and F of RFC 3261, and some.
@@ -262,7 +262,8 @@ impl<'a> Trial<'a> {
         let list: Vec<String> = taken.iter().map(ToString::to_string).collect();
         let either = self.dice.pick(&["caller", "callee"]);
         let end = if taken.iter().any(|call| self.echoes.contains(call)) { "caller" } else { either };
-        let done = self.hold.run(&format!("bye {} {end}", list.join(",")), REQUEST_DEADLINE);
+        let deadline = Duration::from_secs_f64(taken.len() as f64 / RATE as f64) + REQUEST_DEADLINE;
+        let done = self.hold.run(&format!("bye {} {end} {RATE}", list.join(",")), deadline);
         self.seen.expect(done["good"] == taken.len(), || format!("{} of {} BYEs were good", done["good"], taken.len()));
     }
 
