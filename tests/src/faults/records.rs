@@ -63,6 +63,10 @@ fn each(report: &Value, cdrs: &[Value], seen: &mut Seen, mut hold: impl FnMut(&V
             continue;
         };
         seen.records.0 += 1;
+        if call["trickled"] == true && cdr["cause"] == "crash" {
+            seen.note(format!("call {} was answered in the moment of the kill, and is recorded as crashed", call["n"]));
+            continue;
+        }
         hold(call, cdr, seen);
         let billed = cdr["ended_unix_ms"].as_i64().zip(cdr["answered_unix_ms"].as_i64()).map(|(end, at)| end - at);
         seen.expect(cdr["billed_ms"].as_i64() == billed, || format!("billed_ms is not its difference: {cdr}"));
