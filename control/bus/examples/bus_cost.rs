@@ -1,4 +1,4 @@
-//! What a request over the in-process bus costs: `cargo run --release -p nebula-bus --example call_cost`. Prints wall
+//! What a request over the in-process bus costs: `cargo run --release -p nebula-bus --example bus_cost`. Prints wall
 //! and CPU time per call, one after the other and 64 at once, with an SDP-sized body.
 #![allow(missing_docs)]
 
