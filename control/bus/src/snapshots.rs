@@ -22,8 +22,8 @@ mod memory;
 pub use format::{Moment, Unreadable, decode, encode};
 pub use memory::Memory;
 
-/// Changes wait so long for others to go with them.
-const GATHER: Duration = Duration::from_millis(5);
+/// Changes wait so long for others to go with them. Somebody may wait for them: an answer leaves once its call is kept.
+const GATHER: Duration = Duration::from_millis(1);
 /// The first pause after a failed write; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause: what healing may take after the keep came back.

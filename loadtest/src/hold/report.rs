@@ -172,8 +172,10 @@ struct Sums {
     refused: u64,
     /// Of these, those that nobody answered at all in the time of `--setup-timeout-s`.
     hanging: u64,
-    /// Ends to which the system said BYE while their call's other end had not.
+    /// Ends to which the system said BYE while their call's other end had not. Without trickles, as the next two.
     hung_up_by_system: u64,
+    /// Calls of trickles with any of the three: what was in set-up when something was killed may end, or come twice.
+    trickles_disturbed: u64,
     failed: u64,
     doubled: u64,
     packets_sent: u64,
@@ -193,10 +195,18 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, entry: &Flags, ends: &[&Told]) {
-        self.doubled += u64::from(entry.doubled);
         let told_by_system = ends.iter().filter(|end| end.ended_by_system).count();
         let told_by_us = ends.iter().any(|end| end.stage == Stage::Ended && !end.ended_by_system);
-        self.hung_up_by_system += if told_by_us { 0 } else { told_by_system as u64 };
+        let hung_up_by_system = if told_by_us { 0 } else { told_by_system as u64 };
+        let crossed = ends.iter().filter(|end| end.crossed).count() as u64;
+        if entry.trickled {
+            let is_disturbed = entry.doubled > 0 || hung_up_by_system > 0 || crossed > 0;
+            self.trickles_disturbed += u64::from(is_disturbed);
+        } else {
+            self.doubled += u64::from(entry.doubled);
+            self.hung_up_by_system += hung_up_by_system;
+            self.crossed += crossed;
+        }
         for end in ends {
             if end.is_caller {
                 self.up += u64::from(end.stage == Stage::Up && !entry.trickled);
@@ -208,7 +218,6 @@ impl Sums {
             self.packets_sent += end.sent;
             self.packets_received += end.received;
             self.packets_wrong += end.wrong;
-            self.crossed += u64::from(end.crossed);
             self.ssrc_changes += end.ssrc_changes;
             self.sequence_breaks += end.sequence_breaks;
             self.media_moved += u64::from(end.media_moved);

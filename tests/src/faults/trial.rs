@@ -56,6 +56,7 @@ impl<'a> Trial<'a> {
         let ptime = form.ptime_ms.to_string();
         let hold = Hold::start(servers, &["--ptime-ms", &ptime, "--setup-timeout-s", SETUP_TIMEOUT_S]);
         let dice = super::dice(form);
+        seen.setup_is_told = form.short;
         let mut trial =
             Self { form: form.clone(), hold, seen, dice, live: Vec::new(), echoes: HashSet::new(), looked_at: 0 };
         trial.place(form.calls);
@@ -112,6 +113,8 @@ impl<'a> Trial<'a> {
         for key in ["packets_wrong", "crossed", "hung_up_by_system", "failed", "doubled", "media_moved"] {
             self.seen.expect(number(key) == 0, || format!("{key}: {}", sums[key]));
         }
+        let disturbed = number("trickles_disturbed");
+        self.seen.expect_of_setup(disturbed == 0, || format!("{disturbed} calls in set-up came twice or were hung up"));
         let live = self.live.len() as u64;
         self.seen.expect(number("up") == live, || format!("{} of {live} calls are up", sums["up"]));
     }

@@ -16,6 +16,7 @@ use nebula_store::Store;
 use tokio::sync::mpsc;
 
 use super::Input;
+use super::held::{Held, Message};
 use super::housekeeping::NONCES_KEPT_MAX;
 use super::legs::LegKey;
 use super::secrets::{self, Clock, Secrets};
@@ -63,6 +64,8 @@ pub struct Core {
     pub snapshots: Snapshots,
     /// The time of nonces.
     pub clock: Clock,
+    /// What leaves once its leg is kept.
+    pub held: Held,
 }
 
 impl Core {
@@ -135,8 +138,22 @@ impl Core {
         self.metrics.product.clone()
     }
 
-    /// Sends what the layer wants sent. A connection that is gone is made anew once, towards the same peer.
+    /// Sends what the layer wants sent, at once or as soon as its leg is kept.
     pub fn transmit(&mut self, flow: Flow, bytes: bytes::Bytes, id: Option<TransactionId>, now: Instant) {
+        if let Some(message) = self.held.hold(Message { flow, bytes, id }) {
+            self.send(message, now);
+        }
+    }
+
+    /// Sends all that waited for snapshots which are written now.
+    pub fn release(&mut self, end: u64, now: Instant) {
+        while let Some(message) = self.held.release(end) {
+            self.send(message, now);
+        }
+    }
+
+    /// A connection that is gone is made anew once, towards the same peer.
+    fn send(&mut self, Message { flow, bytes, id }: Message, now: Instant) {
         self.metrics.transmitted(&bytes);
         let sent = match self.transports.send(&flow, bytes.clone()) {
             Err(SendError::ConnectionGone) if flow.connection != 0 => {

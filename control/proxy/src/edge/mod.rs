@@ -11,6 +11,7 @@ mod commands;
 mod core;
 mod dialogs;
 mod gate;
+mod held;
 mod housekeeping;
 mod leg;
 mod legs;
@@ -38,6 +39,7 @@ use tokio::time::MissedTickBehavior;
 use self::core::Core;
 use accounts::Accounts;
 use gate::Parked;
+use held::{HOLD_MAX, Held};
 use housekeeping::{HOUSEKEEPING, Housekeeping};
 use legs::{LegKey, Legs};
 use outbox::Told;
@@ -93,6 +95,8 @@ pub enum Input {
     },
     /// Registrations that had ended were removed.
     Swept,
+    /// The snapshots that held messages wait for are written, for those before this one.
+    Kept(u64),
     /// Take no new calls.
     Drain,
     /// End now.
@@ -170,6 +174,7 @@ impl Edge {
             layer: Layer::with_keys(layer_options, seeds[0], left.secrets.transactions),
             snapshots,
             clock: left.clock,
+            held: Held::default(),
             tokens: Tokens::new(seeds[1]),
             owners: HashMap::new(),
             inputs: sender.clone(),
@@ -224,7 +229,10 @@ impl Edge {
                     }
                 }
                 input = self.inputs.recv() => match input {
-                    None | Some(Input::Stop) => return self.keep_unsaved(Instant::now()),
+                    None | Some(Input::Stop) => {
+                        self.core.release(u64::MAX, Instant::now());
+                        return self.keep_unsaved(Instant::now());
+                    }
                     Some(input) => self.input(input, Instant::now()),
                 },
                 request = self.inbox.recv() => match request {
@@ -241,8 +249,21 @@ impl Edge {
                     return;
                 }
             }
+            self.release_when_kept();
             self.tell_status();
         }
+    }
+
+    /// Legs were put to the snapshots in this turn: what they sent leaves when these are written.
+    fn release_when_kept(&mut self) {
+        let Some(end) = self.core.held.uncovered() else { return };
+        let (snapshots, inputs) = (self.core.snapshots.clone(), self.core.inputs.clone());
+        tokio::spawn(async move {
+            // Late is better than never.
+            let _ = tokio::time::timeout(HOLD_MAX, snapshots.flush()).await;
+            // An edge that has ended released all.
+            let _ = inputs.send(Input::Kept(end));
+        });
     }
 
     /// After an input to a leg: keeps or forgets its snapshot, plans its next waking, drops it if it is done with.
@@ -306,6 +327,7 @@ impl Edge {
             Input::Resolved { dial, protocol, address, call } => self.resolved(*dial, protocol, address, call, now),
             Input::AskedAfter { leg, result } => self.asked_after(leg, result, now),
             Input::Swept => self.swept(),
+            Input::Kept(end) => self.core.release(end, now),
             Input::Drain => {
                 self.draining = true;
                 self.announce();
