@@ -40,7 +40,10 @@ pub fn rtcp(bytes: &[u8]) {
                     (report.ssrc(), report.ntp(), report.rtp_timestamp(), report.packet_count(), report.octet_count());
                 assert!(report.blocks().count() <= 31);
             }
-            Rtcp::ReceiverReport(report) => assert!(report.blocks().map(|block| block.to_bytes()).count() <= 31),
+            Rtcp::ReceiverReport(report) => {
+                let bytes: usize = report.blocks().map(|block| block.to_bytes().len()).sum();
+                assert!(bytes <= 31 * 24);
+            }
             Rtcp::SourceDescription(description) => assert!(description.items().count() <= bytes.len()),
             Rtcp::Bye(bye) => {
                 assert!(bye.ssrcs().count() <= 31);

@@ -10,14 +10,14 @@ pub fn sdp(bytes: &[u8]) {
     let endpoint = Endpoint { ip: [192, 0, 2, 1].into(), rtp_port: 10_000, session_id: 7, loopback: false };
     let mut caller = Exchange::default();
     if caller.take(Turn::RemoteOffer(text)).is_ok() {
-        caller.place(endpoint.clone());
+        caller.place(endpoint);
         if caller.take(Turn::LocalAnswer(None)).is_ok() {
             read_back(&mut caller);
         }
         let mut callee = Exchange::default();
         let terms = caller.remote().map(|description| &description.terms);
         callee.take(Turn::LocalOffer(terms)).expect("an offer can always be made");
-        callee.place(endpoint.clone());
+        callee.place(endpoint);
         let offer = callee.render().expect("it was placed");
         callee.take(Turn::RemoteAnswer(&offer)).expect("an offer of ours is an answer to itself");
         let _ = (callee.payload_types(Some(&caller)), callee.remote_addresses(), callee.codec(), callee.is_held());

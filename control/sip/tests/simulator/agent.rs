@@ -507,12 +507,11 @@ impl Agent {
         let owner = self.owners.get(&id).expect("it lives until it is terminated").clone();
         let Some(call) = owner.call.filter(|_| owner.ours).and_then(|key| self.calls.get_mut(&key)) else { return };
         match owner.method {
+            Method::Invite if owner.first && call.outcome.is_some() => {}
             Method::Invite if owner.first => {
-                if call.outcome.is_none() {
-                    call.outcome = Some(Outcome::Failed);
-                    self.coverage.failed += 1;
-                    call.over();
-                }
+                call.outcome = Some(Outcome::Failed);
+                self.coverage.failed += 1;
+                call.over();
             }
             Method::Bye if call.phase == Phase::Ending => call.over(),
             Method::Invite | Method::Update => {
