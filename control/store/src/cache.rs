@@ -2,11 +2,11 @@
 //! is away. Called by `extensions.rs` and `locations.rs`; nothing here without a [`Cache`] in the options.
 //!
 //! **No stale value outlives its change.** Whoever writes puts a mark in the value's place before the transaction and
-//! again after its commit; a mark lives for [`MARK`]. Who finds a mark, or nothing, reads the database; who found nothing
+//! again after its commit; a mark lives for `MARK`. Who finds a mark, or nothing, reads the database; who found nothing
 //! puts what it read there, but only if the place is still empty ([`Cache::add`]) and if its reading took less than half
 //! a mark's life. So a value that was read before the commit either meets a mark, or is overwritten by one. A writer that
 //! dies between commit and second mark leaves the first. A mark that could not be set is set later; there are at most
-//! [`PENDING_MAX`] of these.
+//! `PENDING_MAX` of these.
 //!
 //! If the database turns out to be away, the writer puts the old value back, which is what the outage is survived with,
 //! and marks it once the database is there again: nobody knows whether the last transaction was committed.

@@ -285,7 +285,7 @@ fn prepare(path: &Path) -> rusqlite::Result<(Connection, i64)> {
     Ok((connection, version))
 }
 
-/// SQLite's primary result code: https://www.sqlite.org/rescode.html#corrupt
+/// SQLite's primary result code: <https://www.sqlite.org/rescode.html#corrupt>
 const CORRUPT: i32 = 11;
 
 fn is_damaged(error: &rusqlite::Error) -> bool {
