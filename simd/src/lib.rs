@@ -1,0 +1,37 @@
+//! The arithmetic of SRTP: AES in counter mode, HMAC-SHA1 and AES-GCM, each in three kernels that give the same bytes.
+//!
+//! Who protects and unprotects packets (`dataplane/core`) calls it, on the worker's thread. A worker asks for its
+//! [`Kernels`] once at start and hands them in with every call, so that nothing here looks at the processor per packet.
+//! Nothing allocates, blocks or fails; what a packet costs is in `benches/srtp.rs`.
+//!
+//! | kernel | AES | GHASH | SHA-1 |
+//! |---|---|---|---|
+//! | [`Level::Avx512`] | VAES, 16 blocks at once | VPCLMULQDQ, 16 blocks for one reduction | 16 messages at once |
+//! | [`Level::Avx2`] | AES-NI, 8 blocks at once | PCLMULQDQ, 8 blocks for one reduction | 8 messages at once |
+//! | [`Level::Scalar`] | RustCrypto `aes` | RustCrypto `ghash` | RustCrypto `sha1` |
+//!
+//! The scalar twin is RustCrypto's code because that is constant-time where a processor has no instruction for it (bit
+//! slices, no tables) and takes such instructions where there are any; tables of our own would leak keys through the cache.
+//! It is the oracle of the other two (`tests/twins.rs`), and aws-lc-rs, which shares no line with it, the oracle of all three
+//! (`tests/outside_oracles.rs`). aws-lc-rs is not the twin itself, because it allocates a context for each key and hides the
+//! state that HMAC precomputes.
+//!
+//! Keys are overwritten when they are dropped. What is left of them in registers and on the stack is not.
+
+#![deny(unsafe_code)]
+
+pub mod aes;
+pub mod ctr;
+pub mod gcm;
+pub mod hmac;
+mod kernels;
+
+pub use kernels::{Kernels, Level};
+
+/// Whether two byte strings are equal, in a time that depends only on their lengths. For tags that were cut (RFC 3711
+/// section 4.2: 10 or 4 bytes of 20).
+#[must_use]
+pub fn equal(a: &[u8], b: &[u8]) -> bool {
+    use subtle::ConstantTimeEq;
+    a.ct_eq(b).into()
+}
