@@ -282,8 +282,7 @@ impl Run {
         let session = self.media.open(origins(n)[usize::from(end == End::Callee)])?;
         let record = Record::begin(side.call_id.clone());
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
-        let handle =
-            Handle { record: record.clone(), probe: session.probe(), orders, lost_before: 0, lost_at_end: None };
+        let handle = Handle::new(record.clone(), session.probe(), orders);
         self.board.with(|entries| {
             let entry = &mut entries[n];
             *if end == End::Caller { &mut entry.caller } else { &mut entry.callee } = Some(handle);
@@ -349,6 +348,7 @@ impl Run {
     }
 
     async fn mark(&self) -> Value {
+        let marked_ns = self.media.now_ns();
         for n in 0..self.board.len() {
             let Some((flags, handles)) = self.board.handles(n) else { continue };
             let look = Look::at([handles[0].as_ref(), handles[1].as_ref()]).await;
@@ -356,6 +356,7 @@ impl Run {
             self.board.with(|entries| {
                 for (end, handle) in entries[n].ends() {
                     handle.lost_before = handle.lost_at_end.unwrap_or_else(|| look.lost(end, flags.echoes));
+                    handle.marked_ns = marked_ns;
                 }
             });
         }

@@ -97,6 +97,15 @@ pub struct Handle {
     pub lost_before: u64,
     /// Losses when its call was hung up: what comes after that doesn't count.
     pub lost_at_end: Option<u64>,
+    /// When the last mark was, as gaps are timed: one that was over by then was told before.
+    pub marked_ns: u64,
+}
+
+impl Handle {
+    /// Of an end that begins.
+    pub fn new(record: Shared, probe: Probe, orders: tokio::sync::mpsc::Sender<super::leg::Order>) -> Self {
+        Self { record, probe, orders, lost_before: 0, lost_at_end: None, marked_ns: 0 }
+    }
 }
 
 /// A call: the end that placed it, and the one that answered it, if that is ours.

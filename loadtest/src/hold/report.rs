@@ -96,6 +96,10 @@ fn told(n: usize, end: usize, handle: &Handle, look: &Look, entry: &Flags, media
     let silent_ns = media.now_ns().saturating_sub(heard.last_ns);
     let waits = look.live[end] && handle.lost_at_end.is_none() && heard.last.is_some();
     let (mut gap_ns, mut raw_ns, mut over_ns) = (heard.gap.ns, heard.gap.raw_ns, heard.gap.over_ns);
+    if over_ns < handle.marked_ns {
+        // Of a call that had ended before the mark: nothing measures it anew.
+        (gap_ns, raw_ns) = (0, 0);
+    }
     if waits && silent_ns > gap_ns {
         (gap_ns, raw_ns, over_ns) = (silent_ns, silent_ns, media.now_ns());
     }
