@@ -42,6 +42,12 @@ impl Schedule {
         self.rounds
     }
 
+    /// The round keys; those after the last round are zeros.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn round_keys(&self) -> &[[u8; BLOCK_BYTES]; 15] {
+        &self.round_keys
+    }
+
     /// One block encrypted, by the scalar kernel. For setting up keys; packets go through [`crate::ctr`] and [`crate::gcm`].
     #[must_use]
     pub fn encrypt_block(&self, block: &[u8; BLOCK_BYTES]) -> [u8; BLOCK_BYTES] {

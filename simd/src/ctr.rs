@@ -1,9 +1,13 @@
 //! AES in counter mode, as SRTP's AES-CM (RFC 3711 section 4.1.1) and its key derivation (section 4.3.3) use it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod scalar;
 
 use crate::aes::{BLOCK_BYTES, Schedule};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Level};
 
 /// One packet of [`apply_many`].
 #[derive(Debug)]
@@ -27,6 +31,15 @@ pub fn apply(kernels: Kernels, schedule: &Schedule, iv: [u8; BLOCK_BYTES], data:
 /// Encrypts or decrypts several packets, each with its own key. Cheaper than one by one: while one packet waits for its
 /// rounds the next ones have begun theirs.
 pub fn apply_many(kernels: Kernels, jobs: &mut [Job<'_>]) {
-    let _ = kernels;
-    scalar::apply_many(jobs)
+    match kernels.level() {
+        // SAFETY: there are no kernels of this level unless the processor has all their features (`kernels::runs`).
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx512 => unsafe { avx512::apply_many(jobs) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx2 => unsafe { avx2::apply_many(jobs) },
+        _ => scalar::apply_many(jobs),
+    }
 }

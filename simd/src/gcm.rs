@@ -2,10 +2,14 @@
 //!
 //! Who calls it keeps nonces apart: two packets under one key and nonce give both and the key of the hash away.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use crate::aes::{BLOCK_BYTES, Schedule};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Level};
 use polyval::hazmat::FieldElement;
 use zeroize::ZeroizeOnDrop;
 
@@ -73,8 +77,17 @@ impl std::fmt::Debug for Key {
 /// Encrypts `data` in place and returns the tag of it and of `aad`, which stays as it is: the header of a packet.
 #[must_use]
 pub fn seal(kernels: Kernels, key: &Key, nonce: &[u8; NONCE_BYTES], aad: &[u8], data: &mut [u8]) -> [u8; TAG_BYTES] {
-    let _ = kernels;
-    scalar::seal(key, nonce, aad, data)
+    match kernels.level() {
+        // SAFETY: there are no kernels of this level unless the processor has all their features (`kernels::runs`).
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx512 => unsafe { avx512::seal(key, nonce, aad, data) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx2 => unsafe { avx2::seal(key, nonce, aad, data) },
+        _ => scalar::seal(key, nonce, aad, data),
+    }
 }
 
 /// Decrypts `data` in place if `tag` is that of it and of `aad`.
@@ -89,8 +102,17 @@ pub fn open(
     data: &mut [u8],
     tag: &[u8; TAG_BYTES],
 ) -> Result<(), BadTag> {
-    let _ = kernels;
-    scalar::open(key, nonce, aad, data, tag)
+    match kernels.level() {
+        // SAFETY: there are no kernels of this level unless the processor has all their features (`kernels::runs`).
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx512 => unsafe { avx512::open(key, nonce, aad, data, tag) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx2 => unsafe { avx2::open(key, nonce, aad, data, tag) },
+        _ => scalar::open(key, nonce, aad, data, tag),
+    }
 }
 
 /// The counter block of a nonce: 1 is that of the tag, 2 that of the first block of data.

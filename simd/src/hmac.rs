@@ -1,5 +1,11 @@
 //! HMAC-SHA1 (RFC 2104, RFC 3174), the authentication of SRTP's AES-CM suites (RFC 3711 section 4.2).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod scalar;
 
 use crate::kernels::{Kernels, Level};
@@ -13,6 +19,10 @@ pub const TAIL_BYTES_MAX: usize = 56;
 
 const BLOCK_BYTES: usize = 64;
 
+/// The length of the outer message, a pad and the inner digest.
+#[cfg(target_arch = "x86_64")]
+const OUTER_BITS: u32 = 8 * (BLOCK_BYTES + TAG_BYTES) as u32;
+
 /// SHA-1's initial state (RFC 3174 section 6.1).
 const INITIAL: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
@@ -22,8 +32,8 @@ const INITIAL: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0
 #[derive(Clone, ZeroizeOnDrop)]
 #[repr(C, align(64))]
 pub struct Key {
-    inner: [u32; 8],
-    outer: [u32; 8],
+    /// Words 0 to 4 of 16: the inner state; words 8 to 12: the outer one; zeros.
+    states: [[u32; 8]; 2],
 }
 
 const _: () = assert!(size_of::<Key>() == 64);
@@ -55,7 +65,7 @@ impl Key {
             padded.zeroize();
             [a, b, c, d, e, 0, 0, 0]
         };
-        let key = Key { inner: pad(0x36), outer: pad(0x5c) };
+        let key = Key { states: [pad(0x36), pad(0x5c)] };
         block.zeroize();
         key
     }
@@ -88,8 +98,17 @@ pub fn tag(kernels: Kernels, key: &Key, data: &[u8], tail: &[u8]) -> [u8; TAG_BY
 pub fn tag_many(kernels: Kernels, jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
     assert_eq!(jobs.len(), tags.len(), "a tag for each job");
     assert!(jobs.iter().all(|job| job.tail.len() <= TAIL_BYTES_MAX), "tails of at most {TAIL_BYTES_MAX} bytes");
-    let _ = kernels;
-    scalar::tag_many(jobs, tags)
+    match kernels.level() {
+        // SAFETY: there are no kernels of this level unless the processor has all their features (`kernels::runs`).
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx512 => unsafe { avx512::tag_many(jobs, tags) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Level::Avx2 => unsafe { avx2::tag_many(jobs, tags) },
+        _ => scalar::tag_many(jobs, tags),
+    }
 }
 
 /// How many messages [`tag_many`] hashes at once.
@@ -103,13 +122,14 @@ pub fn lanes(kernels: Kernels) -> usize {
 }
 
 /// The end of a message as SHA-1 wants it: what is left of `data` after its whole blocks, `tail`, a one bit, zeros and the
-/// length in bits of all, with the 64 bytes of the pad before it. Returns how many blocks that fills, 1 or 2.
-fn padded_end(data: &[u8], tail: &[u8], bytes_before: usize, end: &mut [u8; 2 * BLOCK_BYTES]) -> usize {
+/// length in bits of all, with the bytes before it. `end` must be zeros. Returns how many of its blocks that fills, 1 or 2.
+#[inline]
+fn padded_end(data: &[u8], tail: &[u8], bytes_before: usize, end: &mut [[u8; BLOCK_BYTES]; 2]) -> usize {
     let left = &data[data.len() - data.len() % BLOCK_BYTES..];
     let length = left.len() + tail.len();
     let blocks = if length + 9 <= BLOCK_BYTES { 1 } else { 2 };
     let bits = ((bytes_before + data.len() + tail.len()) as u64) * 8;
-    end.fill(0);
+    let end = end.as_flattened_mut();
     end[..left.len()].copy_from_slice(left);
     end[left.len()..length].copy_from_slice(tail);
     end[length] = 0x80;

@@ -6,8 +6,8 @@
 //!
 //! | kernel | AES | GHASH | SHA-1 |
 //! |---|---|---|---|
-//! | [`Level::Avx512`] | VAES, 16 blocks at once | VPCLMULQDQ, 16 blocks for one reduction | 16 messages at once |
-//! | [`Level::Avx2`] | AES-NI, 8 blocks at once | PCLMULQDQ, 8 blocks for one reduction | 8 messages at once |
+//! | [`Level::Avx512`] | VAES, 16 blocks at once | VPCLMULQDQ, 4 blocks at once, 16 for one reduction | 16 messages at once |
+//! | [`Level::Avx2`] | AES-NI, 8 blocks at once | PCLMULQDQ, 16 blocks for one reduction | 8 messages at once |
 //! | [`Level::Scalar`] | RustCrypto `aes` | RustCrypto `ghash` | RustCrypto `sha1` |
 //!
 //! The scalar twin is RustCrypto's code because that is constant-time where a processor has no instruction for it (bit
@@ -21,6 +21,10 @@
 #![deny(unsafe_code)]
 
 pub mod aes;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod ctr;
 pub mod gcm;
 pub mod hmac;
