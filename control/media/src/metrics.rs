@@ -69,7 +69,11 @@ impl Exporter {
             metrics::describe_counter!(name, text);
         }
         for counter in Counter::ALL {
-            metrics::describe_counter!(dataplane_name(counter), format!("dataplane: {}", meaning(counter)));
+            let text = format!("dataplane: {}", meaning(counter));
+            match counter.is_gauge() {
+                true => metrics::describe_gauge!(dataplane_name(counter), text),
+                false => metrics::describe_counter!(dataplane_name(counter), text),
+            }
         }
         metrics::describe_counter!(DROPS, "packets refused, by reason");
         metrics::describe_histogram!(JITTER, metrics::Unit::Seconds, "interarrival jitter (RFC 3550 A.8), sampled");
@@ -121,15 +125,18 @@ impl Exporter {
         metrics::gauge!(FREE_PORTS).set(free_ports as f64);
         for worker in 0..segment.sizes().workers {
             for counter in Counter::ALL {
-                metrics::counter!(dataplane_name(counter), "worker" => worker.to_string())
-                    .absolute(segment.counter(worker, counter));
+                let (name, value, worker) = (dataplane_name(counter), segment.counter(worker, counter), worker.to_string());
+                match counter.is_gauge() {
+                    true => metrics::gauge!(name, "worker" => worker).set(value as f64),
+                    false => metrics::counter!(name, "worker" => worker).absolute(value),
+                }
             }
         }
     }
 }
 
 fn dataplane_name(counter: Counter) -> String {
-    format!("nebula_dataplane_{}_total", counter.name())
+    format!("nebula_dataplane_{}{}", counter.name(), if counter.is_gauge() { "" } else { "_total" })
 }
 
 /// What a worker's counter counts.
@@ -146,6 +153,17 @@ fn meaning(counter: Counter) -> &'static str {
         Counter::CommandsMalformed => "commands that did not parse",
         Counter::CommandResyncs => "times that the command ring had to be emptied because it made no sense",
         Counter::EventsDropped => "events dropped because the event ring was full",
+        Counter::TicksCutShort => "ticks that left timers for the next one",
+        Counter::TurnNanos => "nanoseconds spent in turns, the wait for packets apart",
+        Counter::TurnNanosMax => "nanoseconds of the longest turn in the last second",
+        Counter::Ticks => "turns in which something was due by the clock",
+        Counter::TickLatenessNanos => "nanoseconds that ticks came later than what was due",
+        Counter::TickLatenessNanosMax => "nanoseconds that the latest tick of the last second was late",
+        Counter::QueueDepthMax => "most packets that waited for one turn in the last second",
+        Counter::CpuNanos => "nanoseconds of CPU time of the worker's thread",
+        Counter::TurnNanosMean => "nanoseconds of the mean turn in the last second",
+        Counter::TickLatenessNanosMean => "nanoseconds that ticks of the last second were late on average",
+        Counter::CpuPermille => "CPU time of the worker's thread in thousandths of the last second",
     }
 }
 

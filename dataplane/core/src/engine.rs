@@ -92,11 +92,23 @@ impl Engine {
                 self.totals.consumed += 1;
             }
             Err(reason) => {
-                stream.drops.count(reason);
+                stream.refuse(reason, source, packet);
                 self.totals.drops.count(reason);
             }
         }
         self.table.touch(socket.stream);
+    }
+
+    /// Notes that the network called a stream's peer unreachable. Nothing follows from it but what operators are shown: an
+    /// ICMP message proves nothing, and phones come back.
+    pub fn unreachable(&mut self, now: Nanos, socket: Socket) {
+        let now = self.advance(now);
+        if self.table.owner(socket).is_some() {
+            let stream = &mut self.table[socket.stream];
+            stream.hints.unreachable += 1;
+            stream.hints.unreachable_at = Some(now);
+            self.table.touch(socket.stream);
+        }
     }
 
     /// Carries out one command and answers it with exactly one `Done` or `Failed`.

@@ -5,9 +5,11 @@ use crate::driver::{Component, Socket, StreamIndex};
 use crate::source::Source;
 use crate::stream::Stream;
 use crate::time::Nanos;
-use crate::view::{OwnSource, RtpPosition, StreamView};
+use crate::view::{Hints, OwnSource, RtpPosition, StreamView};
 use nebula_ring::command::Mode;
-use nebula_ring::table::{FLAG_ECHO, FLAG_LATCHED, FLAG_OPEN, FLAG_RTCP_LATCHED, FLAG_TIMED_OUT, StreamRecord};
+use nebula_ring::table::{
+    FLAG_ECHO, FLAG_LATCHED, FLAG_OPEN, FLAG_RECEIVE, FLAG_RTCP_LATCHED, FLAG_SEND, FLAG_TIMED_OUT, StreamRecord,
+};
 use std::net::SocketAddr;
 
 /// A stream as it stands in the shared table. Called for each stream that changed, once a turn; copies some 50 fields.
@@ -43,6 +45,11 @@ pub fn record(view: &StreamView<'_>) -> StreamRecord {
         own_packets: view.own.packets,
         own_octets: view.own.payload_octets,
         own_sent_at_ms: view.own.sent_at.map_or(0, |at| at.as_millis()),
+        payload_type_in: view.hints.payload_type,
+        payload_type_refused: view.hints.payload_type_refused,
+        clock_rate_in_hz: view.clock_rate_hz,
+        unreachable: view.hints.unreachable,
+        unreachable_at_ms: view.hints.unreachable_at.map_or(0, |at| at.as_millis()),
         ..StreamRecord::default()
     };
     record.set(FLAG_OPEN, view.open);
@@ -50,9 +57,12 @@ pub fn record(view: &StreamView<'_>) -> StreamRecord {
     record.set(FLAG_RTCP_LATCHED, view.rtcp_latched);
     record.set(FLAG_TIMED_OUT, view.timed_out);
     record.set(FLAG_ECHO, config.mode == Mode::Echo);
+    record.set(FLAG_RECEIVE, config.receive);
+    record.set(FLAG_SEND, config.send);
     record.set_local(config.local_ip, config.rtp_port, config.rtcp_port);
     record.set_remote_rtp(view.remote_rtp);
     record.set_remote_rtcp(view.remote_rtcp);
+    record.set_refused_source(view.hints.refused_source);
     record.set_drops(view.drops);
     record
 }
@@ -108,6 +118,13 @@ pub(crate) fn resume(stream: &mut Stream, now: Nanos, record: &StreamRecord) {
     stats.rtcp_received = record.rtcp_in;
     stats.rtcp_sent = record.rtcp_out;
     stream.drops = record.drops();
+    stream.hints = Hints {
+        payload_type: record.payload_type_in,
+        payload_type_refused: record.payload_type_refused,
+        refused_source: record.refused_source(),
+        unreachable: record.unreachable,
+        unreachable_at: (record.unreachable_at_ms > 0).then(|| past(record.unreachable_at_ms)),
+    };
     // What was refused before was also handled before: the sum over this dataplane's own packets still holds.
     stats.handled = stream.drops.total();
 }

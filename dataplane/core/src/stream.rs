@@ -7,10 +7,10 @@ use crate::ingress::latch::{Expectation, Latch};
 use crate::source::{Arrival, Source};
 use crate::stats::StreamStats;
 use crate::time::Nanos;
-use crate::view::{RtpPosition, StreamView};
+use crate::view::{Hints, RtpPosition, StreamView};
 use crate::wire::rtp::Packet;
 use nebula_ring::command::{Mode, PayloadType, StreamConfig, StreamId};
-use nebula_ring::drops::DropCounters;
+use nebula_ring::drops::{DropCounters, DropReason};
 use std::net::SocketAddr;
 
 /// A stream in its place of the table.
@@ -34,6 +34,7 @@ pub(crate) struct Stream {
     pub latch: Latch,
     pub config: StreamConfig,
     pub drops: DropCounters,
+    pub hints: Hints,
     pub echo: Echo,
     /// Where RTCP to the peer goes: follows the latch.
     pub rtcp_to: Option<SocketAddr>,
@@ -66,6 +67,7 @@ impl Stream {
             latch,
             config: config.clone(),
             drops: DropCounters::default(),
+            hints: Hints::default(),
             echo: Echo::new(config.ssrc),
             reporter: None,
             peer_id: None,
@@ -137,10 +139,21 @@ impl Stream {
         if arrival != Arrival::Jump {
             source.time(now, packet.timestamp(), clock_rate_hz);
         }
+        self.hints.payload_type = packet.payload_type();
         self.stats.packets_received += 1;
         self.stats.bytes_received += packet.len_bytes() as u64;
         self.silent_since = now;
         self.rtp_at = Some(now);
+    }
+
+    /// Counts a refused packet, and notes what an operator will ask about it.
+    pub fn refuse(&mut self, reason: DropReason, source: Option<SocketAddr>, packet: &[u8]) {
+        self.drops.count(reason);
+        match (reason, packet) {
+            (DropReason::ForeignSource | DropReason::Learning, _) => self.hints.refused_source = source,
+            (DropReason::UnknownPayloadType, [_, second, ..]) => self.hints.payload_type_refused = second & 0x7f,
+            _ => {}
+        }
     }
 
     /// Counts an RTP packet that goes to the peer, as it now stands.
@@ -191,7 +204,9 @@ impl Stream {
             sent: self.sent,
             own: self.echo.own(),
             stats,
+            clock_rate_hz: self.source.as_ref().map_or(0, |s| s.clock_rate_hz),
             drops: &self.drops,
+            hints: &self.hints,
         }
     }
 }

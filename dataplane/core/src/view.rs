@@ -43,8 +43,27 @@ pub struct StreamView<'a> {
     pub own: OwnSource,
     /// Totals.
     pub stats: StreamStats,
+    /// The clock of what the peer sends; zero before its first packet.
+    pub clock_rate_hz: u32,
     /// Refused packets by reason.
     pub drops: &'a DropCounters,
+    /// What explains a silence.
+    pub hints: &'a Hints,
+}
+
+/// What an operator will ask about a stream that is silent. Nothing in the engine depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// The payload type last accepted, as the peer numbers it.
+    pub payload_type: u8,
+    /// The one last refused because it was not negotiated.
+    pub payload_type_refused: u8,
+    /// Who was last refused as a stranger, or while the peer is learned.
+    pub refused_source: Option<SocketAddr>,
+    /// Times that the network called the peer unreachable.
+    pub unreachable: u64,
+    /// When it last did.
+    pub unreachable_at: Option<Nanos>,
 }
 
 /// Where an RTP source stands.

@@ -3,6 +3,7 @@
 //! It outlives whoever started it: no parent-death signal, no controlling pipe. SIGTERM or SIGINT end it.
 #![forbid(unsafe_code)]
 
+mod figures;
 mod log;
 mod options;
 mod worker;

@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 const SUBMISSIONS: u32 = 1024;
 /// Completions looked at in one turn; the rest wait for the next.
 const COMPLETIONS_PER_TURN_MAX: usize = 1024;
+/// Peers that are told of as unreachable in one turn; more are left out, which costs an operator a hint.
+const UNREACHABLE_PER_TURN_MAX: usize = 64;
 /// The one group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 /// How long a receive rests that ended for a reason that may last.
@@ -95,6 +97,8 @@ pub struct Uring {
     /// be a loop.
     rearm_later: Vec<Token>,
     rearm_later_at: Option<Instant>,
+    /// Sockets whose peers the network called unreachable, until they are taken; the newest are left out when it is full.
+    unreachable: Vec<Socket>,
     completions: Vec<cqueue::Entry>,
     /// Tells the kernel how much room each buffer has for the source address.
     receive_header: Box<libc::msghdr>,
@@ -130,6 +134,7 @@ impl Uring {
             rearm: Vec::with_capacity(sockets.slots() as usize),
             rearm_later: Vec::with_capacity(sockets.slots() as usize),
             rearm_later_at: None,
+            unreachable: Vec::with_capacity(UNREACHABLE_PER_TURN_MAX),
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN_MAX),
             receive_header: Box::new(buffers::receive_header()),
             ring,
@@ -179,13 +184,28 @@ impl Uring {
             let token = Token::from(completion.user_data());
             match token.operation {
                 Operation::Receive => self.received(&pool, token, &completion, &mut handle),
-                Operation::Send => self.counters.send_failed += u64::from(completion.result() < 0),
+                Operation::Send => {
+                    self.counters.send_failed += u64::from(completion.result() < 0);
+                    self.note_unreachable(completion.result(), self.sockets.socket_at(token.slot));
+                }
                 Operation::Wakeup if !cqueue::more(completion.flags()) => self.arm_wakeup(),
                 Operation::Wakeup | Operation::Cancel => {}
             }
         }
         pool.provide();
         self.completions = completions;
+    }
+
+    /// A socket whose peer the network has called unreachable since the last turn.
+    pub fn take_unreachable(&mut self) -> Option<Socket> {
+        self.unreachable.pop()
+    }
+
+    fn note_unreachable(&mut self, result: i32, socket: Option<Socket>) {
+        let said_by_icmp = matches!(-result, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH);
+        if said_by_icmp && self.unreachable.len() < UNREACHABLE_PER_TURN_MAX {
+            self.unreachable.extend(socket);
+        }
     }
 
     /// What was counted so far.
@@ -210,6 +230,7 @@ impl Uring {
             }
         }
         self.counters.buffers_exhausted += u64::from(completion.result() == -libc::ENOBUFS);
+        self.note_unreachable(completion.result(), socket);
         let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return };
         let Some(socket) = socket else {
             self.counters.stale += 1;

@@ -3,11 +3,16 @@
 //!
 //! The connection carries nothing else. It stays open for what its end means: the dataplane died, or another control
 //! took over.
+//!
+//! An observer says so in its hello. It gets the segment alone, open for reading only, takes nothing over, and its
+//! connection is closed at once.
 
 mod control;
+mod observer;
 mod server;
 
 pub use control::{Attached, Connection, Dataplane, Lost, SendError, WorkerHandle};
+pub use observer::observe;
 pub use server::{BindError, Change, Server};
 
 use crate::segment;
@@ -50,9 +55,18 @@ pub enum Error {
 struct Hello {
     abi_version: u32,
     pid: u32,
+    role: Role,
 }
 
-/// What the dataplane answers: the versions agree if `epoch` is not zero, and the file descriptors come with it.
+/// What a client wants to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Control,
+    Observer,
+}
+
+/// What the dataplane answers. To control: the versions agree if `epoch` is not zero, and the file descriptors come with
+/// it. To an observer, whose epoch is that of whoever controls: they agree if `abi_version` is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Welcome {
     abi_version: u32,
@@ -61,16 +75,19 @@ struct Welcome {
 }
 
 impl Hello {
-    const BYTES: usize = 16;
+    const BYTES: usize = 24;
 
     fn encode(self) -> [u8; Self::BYTES] {
-        message([MAGIC, u64::from(self.abi_version) | u64::from(self.pid) << 32])
+        message([MAGIC, u64::from(self.abi_version) | u64::from(self.pid) << 32, self.role as u64])
     }
 
-    /// Longer messages are accepted: a later version may say more, and must be told of the mismatch.
+    /// Longer messages are accepted, and those of two words that ABI version 2 sent: other versions may say more or less,
+    /// and must be told of the mismatch.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let [MAGIC, word] = words(bytes)? else { return None };
-        Some(Self { abi_version: word as u32, pid: (word >> 32) as u32 })
+        let is_observer = words(bytes).is_some_and(|[_, _, role]: [u64; 3]| role == Role::Observer as u64);
+        let role = if is_observer { Role::Observer } else { Role::Control };
+        Some(Self { abi_version: word as u32, pid: (word >> 32) as u32, role })
     }
 }
 
@@ -110,8 +127,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_round_trip(abi_version: u32, pid: u32, workers: u32, epoch: u64) {
-            let hello = Hello { abi_version, pid };
+        fn messages_round_trip(abi_version: u32, pid: u32, observes: bool, workers: u32, epoch: u64) {
+            let role = if observes { Role::Observer } else { Role::Control };
+            let hello = Hello { abi_version, pid, role };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
             let welcome = Welcome { abi_version, workers, epoch };
             prop_assert_eq!(Welcome::decode(&welcome.encode()), Some(welcome));
@@ -121,7 +139,9 @@ mod tests {
         fn short_or_foreign_messages_are_none(bytes in proptest::collection::vec(any::<u8>(), 0..64), cut in 0usize..16) {
             prop_assume!(!bytes.starts_with(&MAGIC.to_le_bytes()));
             prop_assert_eq!((Hello::decode(&bytes), Welcome::decode(&bytes)), (None, None));
-            prop_assert_eq!(Hello::decode(&Hello { abi_version: 1, pid: 1 }.encode()[..cut]), None);
+            let hello = Hello { abi_version: 1, pid: 1, role: Role::Control };
+            prop_assert_eq!(Hello::decode(&hello.encode()[..cut]), None);
+            prop_assert_eq!(Hello::decode(&hello.encode()[..16]), Some(hello), "as version 2 said it");
         }
     }
 }

@@ -21,12 +21,19 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `words` words from the start of a file that has at least that many.
     pub fn new(file: impl AsFd, words: usize) -> rustix::io::Result<Self> {
+        Self::map(file, words, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// The same, to be read only. Whoever holds it must see to it that no word is stored to: `segment::Observed` does.
+    pub fn read_only(file: impl AsFd, words: usize) -> rustix::io::Result<Self> {
+        Self::map(file, words, ProtFlags::READ)
+    }
+
+    fn map(file: impl AsFd, words: usize, protection: ProtFlags) -> rustix::io::Result<Self> {
         let bytes =
             words.checked_mul(size_of::<AtomicU64>()).filter(|bytes| *bytes > 0).ok_or(rustix::io::Errno::INVAL)?;
         // SAFETY: a null hint lets the kernel choose a free range, so no existing mapping is touched.
-        let start = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)
-        }?;
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?;
         Ok(Self { start, words })
     }
@@ -36,6 +43,7 @@ impl Mapping {
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: `start` is page-aligned and maps `words` words until drop; any bits are a valid AtomicU64; other
         // processes reach the memory by atomics too (and if they do not, only values suffer: the reads here are atomic).
+        // A read-only mapping is only loaded from, Relaxed or Acquire, in words of the machine: allowed on such memory.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 }

@@ -6,16 +6,18 @@
 
 mod counters;
 mod layout;
+mod observed;
 
 pub use counters::Counter;
 pub use layout::{Sizes, WORKERS_MAX};
+pub use observed::{Observed, Waiting};
 
 use crate::ABI_VERSION;
 use crate::mapping::Mapping;
 use crate::spsc::{Ring, SLOT_WORDS};
 use crate::table::{ENTRY_WORDS, Table};
 use layout::{MAGIC, PAGE_WORDS, SEALS, header, worker};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::MemfdFlags;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -86,6 +88,13 @@ impl Segment {
 
     /// Opens one that came from elsewhere, trusting nothing about it.
     pub fn open(file: impl AsFd) -> Result<Self, Error> {
+        Self::open_by(file, |file, words| Mapping::new(file, words))
+    }
+
+    fn open_by(
+        file: impl AsFd,
+        map: impl Fn(BorrowedFd<'_>, usize) -> rustix::io::Result<Mapping>,
+    ) -> Result<Self, Error> {
         let seals = rustix::fs::fcntl_get_seals(&file)?;
         if !seals.contains(SEALS) {
             return Err(Error::NotSealed(seals.bits()));
@@ -95,7 +104,7 @@ impl Segment {
             return Err(Error::Length { file_bytes, header_words: 0 });
         }
         // The sizes are copied out once and never read again: a later change there changes nothing here.
-        let front = Mapping::new(&file, PAGE_WORDS)?;
+        let front = map(file.as_fd(), PAGE_WORDS)?;
         let value = |word: usize| front.words()[word].load(Relaxed);
         let size = |word: usize| usize::try_from(value(word)).unwrap_or(usize::MAX);
         if value(header::MAGIC) != MAGIC {
@@ -115,7 +124,7 @@ impl Segment {
         if file_bytes != total * 8 || value(header::TOTAL_WORDS) != total {
             return Err(Error::Length { file_bytes, header_words: value(header::TOTAL_WORDS) });
         }
-        Ok(Self { mapping: Arc::new(Mapping::new(file, sizes.total_words())?), sizes })
+        Ok(Self { mapping: Arc::new(map(file.as_fd(), sizes.total_words())?), sizes })
     }
 
     /// Its sizes.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zerocopy::IntoBytes;
 
 /// The longest encoding of a command or event: `ResumeStream`, three slots. Every other takes one.
-pub const ENCODED_BYTES_MAX: usize = 640;
+pub const ENCODED_BYTES_MAX: usize = 760;
 const _: () = assert!(ENCODED_BYTES_MAX <= crate::spsc::MESSAGE_BYTES_MAX);
 const _: () = assert!(8 + 1 + 8 + CONFIG_BYTES_MAX + RECORD_BYTES <= ENCODED_BYTES_MAX);
 const _: () = assert!(8 + 8 + 1 + 8 + CONFIG_BYTES_MAX <= crate::spsc::SLOT_WORDS * 8);

@@ -1,7 +1,7 @@
 //! The stream table: what every stream of a worker is and has seen. Written by the worker alone, each entry under a sequence
 //! lock; read by control without asking, with bounded retries; it outlives either process.
 //!
-//! The engine keeps a `StreamRecord` per stream and publishes it at the end of a turn in which it changed: 56 relaxed words.
+//! The engine keeps a `StreamRecord` per stream and publishes it at the end of a turn in which it changed: 64 relaxed words.
 
 use crate::command::StreamId;
 use crate::drops::{DROP_REASONS, DropCounters};
@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Words of an entry: the sequence, then the record.
-pub const ENTRY_WORDS: usize = 56;
+pub const ENTRY_WORDS: usize = 64;
 const RECORD_WORDS: usize = ENTRY_WORDS - 1;
 /// Where the record's first field stands.
 const ID_WORD: usize = 1;
@@ -20,7 +20,7 @@ const _: () = assert!(std::mem::offset_of!(StreamRecord, id) == 0);
 const DROPS_ROOM: usize = 24;
 const _: () = assert!(DROP_REASONS <= DROPS_ROOM);
 const _: () = assert!(size_of::<StreamRecord>() == RECORD_WORDS * 8);
-const _: () = assert!(ENTRY_WORDS * 8 == 448, "seven cache lines an entry");
+const _: () = assert!(ENTRY_WORDS * 8 == 512, "eight cache lines an entry");
 
 /// Attempts at a consistent read before an entry is passed over: a writer needs well under a microsecond.
 const READ_ATTEMPTS_MAX: usize = 64;
@@ -35,6 +35,10 @@ pub const FLAG_TIMED_OUT: u32 = 1 << 2;
 pub const FLAG_ECHO: u32 = 1 << 3;
 /// The RTCP port of the stream's peer is known, apart from its RTP port.
 pub const FLAG_RTCP_LATCHED: u32 = 1 << 4;
+/// RTP from the peer is let in, as negotiated.
+pub const FLAG_RECEIVE: u32 = 1 << 5;
+/// RTP to the peer is let out, as negotiated. Down while the peer has us on hold.
+pub const FLAG_SEND: u32 = 1 << 6;
 
 /// One stream, as it stands in the table. Times are CLOCK_MONOTONIC in milliseconds, zero for never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable)]
@@ -120,12 +124,33 @@ pub struct StreamRecord {
     pub own_octets: u32,
     /// When it last spoke.
     pub own_sent_at_ms: u64,
+    /// The payload type last accepted, as the peer numbers it. Means nothing before the first packet.
+    pub payload_type_in: u8,
+    /// The payload type last refused because it was not negotiated. Means nothing before the first such packet.
+    pub payload_type_refused: u8,
+    /// The port of the source last refused, or zero. See `refused_source`.
+    pub refused_port: u16,
+    /// The clock of `payload_type_in`; zero before the first packet.
+    pub clock_rate_in_hz: u32,
+    /// The address of the source last refused.
+    pub refused_ip: [u8; 16],
+    /// Times that the network said the peer's port or host cannot be reached (ICMP).
+    pub unreachable: u64,
+    /// When it last did.
+    pub unreachable_at_ms: u64,
+    /// Room for more; zero.
+    pub reserved: [u64; 3],
 }
 
 impl StreamRecord {
     /// Whose record it is, unless the entry is free.
     pub fn stream(&self) -> Option<StreamId> {
         (self.id != 0).then_some(StreamId(self.id))
+    }
+
+    /// Whether the stream lives.
+    pub fn is_open(&self) -> bool {
+        self.is(FLAG_OPEN)
     }
 
     /// All of it as words, to be kept elsewhere.
@@ -151,6 +176,16 @@ impl StreamRecord {
     /// The peer's RTCP address, once known.
     pub fn remote_rtcp(&self) -> Option<SocketAddr> {
         (self.remote_rtcp_port != 0).then(|| SocketAddr::new(unmapped(self.remote_rtcp_ip), self.remote_rtcp_port))
+    }
+
+    /// Who was last refused as a stranger, or as somebody who has yet to prove to be the peer.
+    pub fn refused_source(&self) -> Option<SocketAddr> {
+        (self.refused_port != 0).then(|| SocketAddr::new(unmapped(self.refused_ip), self.refused_port))
+    }
+
+    /// Writes it.
+    pub fn set_refused_source(&mut self, source: Option<SocketAddr>) {
+        (self.refused_ip, self.refused_port) = source.map_or(([0; 16], 0), |from| (mapped(from.ip()), from.port()));
     }
 
     /// Writes our address.

@@ -134,6 +134,11 @@ impl Sockets {
         slot.open.as_ref().map(|open| open.socket)
     }
 
+    /// Which socket is open at a slot now.
+    pub fn socket_at(&self, slot: u32) -> Option<Socket> {
+        self.slots.get(slot as usize)?.open.as_ref().map(|open| open.socket)
+    }
+
     fn get_mut(&mut self, socket: Socket) -> Option<&mut Open> {
         let slot = self.slots.get_mut(slot_of(socket) as usize)?;
         slot.open.as_mut().filter(|open| open.socket == socket)

@@ -1,6 +1,6 @@
 //! Control's side: attach, send commands, receive events, read the table. Nothing here blocks after `attach`.
 
-use super::{Error, FILES_MAX, Hello, Welcome};
+use super::{Error, FILES_MAX, Hello, Role, Welcome};
 use crate::ABI_VERSION;
 use crate::command::Command;
 use crate::event::Event;
@@ -62,24 +62,30 @@ impl Dataplane {
     /// As a program of another ABI version would: for tests of the refusal.
     #[doc(hidden)]
     pub fn attach_as(path: &Path, abi_version: u32) -> Result<Attached, Error> {
-        let unreachable = |errno| Error::Unreachable { path: path.into(), errno };
-        let address = SocketAddrUnix::new(path).map_err(unreachable)?;
-        let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        net::sockopt::set_socket_timeout(
-            &socket,
-            net::sockopt::Timeout::Recv,
-            Some(std::time::Duration::from_secs(HANDSHAKE_S_MAX as u64)),
-        )?;
-        net::connect(&socket, &address).map_err(unreachable)?;
-        let hello = Hello { abi_version, pid: std::process::id() };
-        net::send(&socket, &hello.encode(), SendFlags::NOSIGNAL)?;
-        let (welcome, files) = receive_welcome(&socket)?;
+        let (socket, welcome, files) =
+            greet(path, Hello { abi_version, pid: std::process::id(), role: Role::Control })?;
         if welcome.epoch == 0 {
             return Err(Error::Version { ours: abi_version, theirs: welcome.abi_version });
         }
         rustix::io::ioctl_fionbio(&socket, true)?;
         attached(socket, welcome, files)
     }
+}
+
+/// Connects and does the handshake. Blocks for it.
+pub(super) fn greet(path: &Path, hello: Hello) -> Result<(OwnedFd, Welcome, Vec<OwnedFd>), Error> {
+    let unreachable = |errno| Error::Unreachable { path: path.into(), errno };
+    let address = SocketAddrUnix::new(path).map_err(unreachable)?;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    net::sockopt::set_socket_timeout(
+        &socket,
+        net::sockopt::Timeout::Recv,
+        Some(std::time::Duration::from_secs(HANDSHAKE_S_MAX as u64)),
+    )?;
+    net::connect(&socket, &address).map_err(unreachable)?;
+    net::send(&socket, &hello.encode(), SendFlags::NOSIGNAL)?;
+    let (welcome, files) = receive_welcome(&socket)?;
+    Ok((socket, welcome, files))
 }
 
 fn receive_welcome(socket: &OwnedFd) -> Result<(Welcome, Vec<OwnedFd>), Error> {

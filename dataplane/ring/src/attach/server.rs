@@ -1,6 +1,6 @@
 //! The dataplane's side: a thread of its own that listens, hands out the segment and watches the newest connection.
 
-use super::{FILES_MAX, Hello, Welcome};
+use super::{FILES_MAX, Hello, Role, Welcome};
 use crate::ABI_VERSION;
 use crate::segment::{self, Segment, Sizes};
 use crate::wakeup::wakeup;
@@ -72,6 +72,8 @@ pub struct Server {
     segment: Segment,
     /// Segment, command eventfds, event eventfds: in this order.
     files: Vec<OwnedFd>,
+    /// The segment once more, open for reading only.
+    read_only: OwnedFd,
 }
 
 impl Server {
@@ -82,13 +84,14 @@ impl Server {
         let system = |errno| BindError::System { path: path.into(), errno };
         let wakeups = || (0..sizes.workers).map(|_| wakeup()).collect::<Result<Vec<_>, _>>();
         let (commands, events) = (wakeups().map_err(system)?, wakeups().map_err(system)?);
+        let read_only = reopen_read_only(&file).map_err(system)?;
         let mut files = vec![file];
         for wakeup in commands.iter().chain(&events) {
             files.push(rustix::io::fcntl_dupfd_cloexec(wakeup, 0).map_err(system)?);
         }
         let ends = commands.into_iter().zip(events).enumerate();
         let ends = ends.map(|(n, (command, event))| WorkerEnd::new(segment.clone(), n, command, event)).collect();
-        Ok((Self { listener, path: path.into(), segment, files }, ends))
+        Ok((Self { listener, path: path.into(), segment, files, read_only }, ends))
     }
 
     /// The segment that is handed out.
@@ -145,23 +148,20 @@ impl Server {
             let _ = net::send(&connection, &refusal.encode(), SendFlags::NOSIGNAL);
             return Ok(Some(Accepted::Refused { abi_version: hello.abi_version, pid: hello.pid }));
         }
+        if hello.role == Role::Observer {
+            let welcome = Welcome { abi_version: ABI_VERSION, workers, epoch: self.segment.epoch() };
+            // One that died meanwhile is nobody's concern; the connection ends here in either case.
+            let _ = hand_over(&connection, &welcome.encode(), &[self.read_only.as_fd()]);
+            return Ok(None);
+        }
         let epoch = self.segment.bump_epoch();
         let welcome = Welcome { abi_version: ABI_VERSION, workers, epoch };
-        match self.hand_over(&connection, &welcome.encode()) {
+        let files: Vec<BorrowedFd<'_>> = self.files.iter().map(AsFd::as_fd).collect();
+        match hand_over(&connection, &welcome.encode(), &files) {
             // It died while it attached; the epoch is spent all the same.
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(None),
             sent => sent.map(|()| Some(Accepted::Attached { epoch, pid: hello.pid, connection })),
         }
-    }
-
-    fn hand_over(&self, connection: &OwnedFd, welcome: &[u8]) -> rustix::io::Result<()> {
-        let files: Vec<BorrowedFd<'_>> = self.files.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
-        let mut ancillary = net::SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(net::SendAncillaryMessage::ScmRights(&files)) {
-            return Err(Errno::MSGSIZE);
-        }
-        net::sendmsg(connection, &[IoSlice::new(welcome)], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
     }
 }
 
@@ -174,6 +174,24 @@ impl Drop for Server {
 enum Accepted {
     Attached { epoch: u64, pid: u32, connection: OwnedFd },
     Refused { abi_version: u32, pid: u32 },
+}
+
+fn hand_over(connection: &OwnedFd, welcome: &[u8], files: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = net::SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(net::SendAncillaryMessage::ScmRights(files)) {
+        return Err(Errno::MSGSIZE);
+    }
+    net::sendmsg(connection, &[IoSlice::new(welcome)], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// A second description of the file, which cannot be written through. It guards against mistakes: who may connect is of our
+/// own user or root, and such a one needs no segment to do harm.
+fn reopen_read_only(file: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    use rustix::fd::AsRawFd;
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Whether the other end is gone. Anything it sends instead is ignored: the connection carries nothing.

@@ -26,11 +26,33 @@ pub enum Counter {
     CommandResyncs,
     /// Events dropped because the event ring was full.
     EventsDropped,
+    /// Ticks that left timers for the next one, because more were due than a tick serves.
+    TicksCutShort,
+    /// Nanoseconds spent in turns, from waking up to sleeping again; `Turns` is their number.
+    TurnNanos,
+    /// The longest turn of the last whole second, in nanoseconds.
+    TurnNanosMax,
+    /// Turns in which something was due by the clock.
+    Ticks,
+    /// Nanoseconds that these came later than what was due.
+    TickLatenessNanos,
+    /// The latest of the last whole second, in nanoseconds.
+    TickLatenessNanosMax,
+    /// The most packets that waited for one turn, in the last whole second; `PacketsReceived` over `Turns` is the mean.
+    QueueDepthMax,
+    /// CPU time of the worker's thread in nanoseconds, as of the last whole second.
+    CpuNanos,
+    /// The mean turn of the last whole second, in nanoseconds.
+    TurnNanosMean,
+    /// The mean lateness of the last whole second's ticks, in nanoseconds.
+    TickLatenessNanosMean,
+    /// CPU time of the worker's thread in thousandths of the last whole second.
+    CpuPermille,
 }
 
 impl Counter {
     /// All of them, in the order of their place in the segment.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 22] = [
         Self::Turns,
         Self::PacketsReceived,
         Self::PacketsSent,
@@ -42,7 +64,31 @@ impl Counter {
         Self::CommandsMalformed,
         Self::CommandResyncs,
         Self::EventsDropped,
+        Self::TicksCutShort,
+        Self::TurnNanos,
+        Self::TurnNanosMax,
+        Self::Ticks,
+        Self::TickLatenessNanos,
+        Self::TickLatenessNanosMax,
+        Self::QueueDepthMax,
+        Self::CpuNanos,
+        Self::TurnNanosMean,
+        Self::TickLatenessNanosMean,
+        Self::CpuPermille,
     ];
+
+    /// Whether it goes up and down; all others only rise while the dataplane lives.
+    pub const fn is_gauge(self) -> bool {
+        matches!(
+            self,
+            Self::TurnNanosMax
+                | Self::TurnNanosMean
+                | Self::TickLatenessNanosMax
+                | Self::TickLatenessNanosMean
+                | Self::QueueDepthMax
+                | Self::CpuPermille
+        )
+    }
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -58,6 +104,17 @@ impl Counter {
             Self::CommandsMalformed => "commands_malformed",
             Self::CommandResyncs => "command_resyncs",
             Self::EventsDropped => "events_dropped",
+            Self::TicksCutShort => "ticks_cut_short",
+            Self::TurnNanos => "turn_nanoseconds",
+            Self::TurnNanosMax => "turn_nanoseconds_max",
+            Self::Ticks => "ticks",
+            Self::TickLatenessNanos => "tick_lateness_nanoseconds",
+            Self::TickLatenessNanosMax => "tick_lateness_nanoseconds_max",
+            Self::QueueDepthMax => "queue_depth_max",
+            Self::CpuNanos => "cpu_nanoseconds",
+            Self::TurnNanosMean => "turn_nanoseconds_mean",
+            Self::TickLatenessNanosMean => "tick_lateness_nanoseconds_mean",
+            Self::CpuPermille => "cpu_permille",
         }
     }
 }
