@@ -23,6 +23,13 @@ use crate::cdr;
 /// Calls closed side by side.
 const CLOSED_AT_ONCE: usize = 64;
 
+/// Who closes them.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pub switchboard: InstanceId,
+    pub fence: u64,
+}
+
 /// A leg that must be ended, and told of in the record, if its switchboard dies.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Leg {
@@ -53,19 +60,21 @@ pub(super) fn snapshot(call: &Call) -> Option<String> {
 pub(super) async fn close_all(
     bus: Bus,
     store: Store,
-    own: InstanceId,
+    owner: Owner,
     rows: Vec<CallRow>,
     timeout: Duration,
     counters: (Counter, Counter),
 ) {
     let (crashed, retries) = counters;
+    let own = &owner.switchboard;
     let others = bus.instances(Role::Switchboard).into_iter().map(|living| living.instance);
-    let others: Vec<InstanceId> = others.filter(|instance| *instance != own).collect();
+    let others: Vec<InstanceId> = others.filter(|instance| instance != own).collect();
     let mut closed = 0;
     for rows in rows.chunks(CLOSED_AT_ONCE) {
         let close = async |row: &CallRow| {
             let context = Context::new(timeout);
-            !is_run_by(&bus, &others, &row.id, &context).await && close(&bus, &store, row, timeout, &retries).await
+            !is_run_by(&bus, &others, &row.id, &context).await
+                && close(&bus, &store, &owner, row, timeout, &retries).await
         };
         closed += join_all(rows.iter().map(close)).await.into_iter().filter(|first| *first).count();
     }
@@ -89,18 +98,27 @@ async fn is_run_by(bus: &Bus, others: &[InstanceId], call_id: &str, context: &Co
 }
 
 /// Ends what is left of a call, and records it with the statistics of the streams that were still carried.
-async fn close(bus: &Bus, store: &Store, row: &CallRow, timeout: Duration, retries: &Counter) -> bool {
+async fn close(bus: &Bus, store: &Store, owner: &Owner, row: &CallRow, timeout: Duration, retries: &Counter) -> bool {
     let legs: Vec<Leg> = row.snapshot.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let context = Context::new(timeout);
     let answered = row.answered_unix_ms.is_some();
-    let ended = join_all(legs.into_iter().map(|leg| end_leg(bus, leg, answered, &context))).await;
+    let ended = join_all(legs.into_iter().map(|leg| end_leg(bus, owner, &row.id, leg, answered, &context))).await;
     record::end(store, &cdr::of_crashed(row, ended, now_unix_ms()), retries).await
+}
+
+/// Whether the proxy has the leg. It hears nothing of a switchboard before us from then on.
+async fn adopt(bus: &Bus, owner: &Owner, call_id: &str, leg: &Leg, context: &Context) -> bool {
+    let Owner { switchboard, fence } = owner.clone();
+    let adopt = to_proxy::Adopt { switchboard, fence, channels: vec![(leg.channel_id.clone(), call_id.into())] };
+    let adopted = bus.call::<to_proxy::ChannelAdopt>(&Target::Instance(leg.proxy.clone()), adopt, context).await;
+    adopted.is_ok_and(|adopted| adopted.channels.iter().any(|(_, phase)| *phase != to_proxy::Phase::Gone))
 }
 
 /// Best effort: what is gone needs no end. If the proxy still has the leg, it hangs up and the stream is closed. If it has
 /// died too, the phones talk on, and their stream is left to the media agent's rule for streams that nobody claims. Any
 /// agent of the dataplane can tell its statistics, once it has attached.
-async fn end_leg(bus: &Bus, leg: Leg, answered: bool, context: &Context) -> CdrLeg {
+async fn end_leg(bus: &Bus, owner: &Owner, call_id: &str, leg: Leg, answered: bool, context: &Context) -> CdrLeg {
+    let is_there = adopt(bus, owner, call_id, &leg, context).await;
     let cause = Cause { sip_code: 500, kind: CauseKind::Crash, text: "the switchboard died".to_owned() };
     let ended = to_switchboard::Ended { channel_id: leg.channel_id.clone(), cause };
     let hung_up = bus.call::<to_proxy::ChannelHangup>(&Target::Instance(leg.proxy), ended, context).await;
@@ -108,7 +126,7 @@ async fn end_leg(bus: &Bus, leg: Leg, answered: bool, context: &Context) -> CdrL
         tracing::debug!(channel_id = %leg.channel_id, %error, "a leg of a dead switchboard's call is gone");
     }
     let stats = match leg.stream.map(|stream_id| to_media::Stream { stream_id }) {
-        Some(stream) if hung_up.is_ok() => {
+        Some(stream) if is_there && hung_up.is_ok() => {
             bus.call_retrying::<to_media::StreamDestroy>(&Target::Service, stream, context).await.ok()
         }
         Some(stream) => bus.call_retrying::<to_media::StreamGet>(&Target::Service, stream, context).await.ok(),

@@ -353,11 +353,11 @@ impl Shell {
         if rows.is_empty() {
             return;
         }
-        let (bus, store, own, timeout) =
-            (self.bus.clone(), self.store.clone(), self.instance.clone(), self.rpc_timeout());
+        let (bus, store, timeout) = (self.bus.clone(), self.store.clone(), self.rpc_timeout());
+        let owner = crash::Owner { switchboard: self.instance.clone(), fence: self.fence.get() };
         let counters = (self.metrics.crashed.clone(), self.metrics.record_retries.clone());
         self.work.push(Box::pin(async move {
-            crash::close_all(bus, store, own, rows, timeout, counters).await;
+            crash::close_all(bus, store, owner, rows, timeout, counters).await;
             super::Done::Noted
         }));
     }
