@@ -7,6 +7,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sha_ni;
 
 use crate::kernels::{Kernels, Level};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -106,7 +108,7 @@ pub fn tag_many(kernels: Kernels, jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         #[allow(unsafe_code)]
-        Level::Avx2 => unsafe { avx2::tag_many(jobs, tags) },
+        Level::Avx2 => unsafe { avx2::tag_many(kernels, jobs, tags) },
         _ => scalar::tag_many(jobs, tags),
     }
 }
@@ -130,9 +132,33 @@ fn padded_end(data: &[u8], tail: &[u8], bytes_before: usize, end: &mut [[u8; BLO
     let blocks = if length + 9 <= BLOCK_BYTES { 1 } else { 2 };
     let bits = ((bytes_before + data.len() + tail.len()) as u64) * 8;
     let end = end.as_flattened_mut();
-    end[..left.len()].copy_from_slice(left);
-    end[left.len()..length].copy_from_slice(tail);
+    copy_short(&mut end[..left.len()], left);
+    copy_short(&mut end[left.len()..length], tail);
     end[length] = 0x80;
     end[blocks * BLOCK_BYTES - 8..blocks * BLOCK_BYTES].copy_from_slice(&bits.to_be_bytes());
     blocks
+}
+
+/// Copies less than 64 bytes in powers of two: calls of memcpy were 10 ns of each packet.
+#[inline]
+fn copy_short(to: &mut [u8], from: &[u8]) {
+    let (to, from) = copy_part::<32>(to, from);
+    let (to, from) = copy_part::<16>(to, from);
+    let (to, from) = copy_part::<8>(to, from);
+    let (to, from) = copy_part::<4>(to, from);
+    let (to, from) = copy_part::<2>(to, from);
+    let (_, from) = copy_part::<1>(to, from);
+    debug_assert!(from.is_empty(), "less than 64 bytes");
+}
+
+/// Copies the first `N` bytes if there are as many, and returns the rest.
+#[inline]
+fn copy_part<'a, 'b, const N: usize>(to: &'a mut [u8], from: &'b [u8]) -> (&'a mut [u8], &'b [u8]) {
+    if from.len() < N || to.len() < N {
+        return (to, from);
+    }
+    let (to, to_left) = to.split_at_mut(N);
+    let (from, from_left) = from.split_at(N);
+    to.copy_from_slice(from);
+    (to_left, from_left)
 }

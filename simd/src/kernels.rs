@@ -6,7 +6,11 @@ use std::fmt;
 ///
 /// There is no way to get one of a level that the processor lacks, which is what makes the calls into the kernels sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernels(Level);
+pub struct Kernels {
+    level: Level,
+    /// Whether a single SHA-1 has instructions (SHA-NI). Processors with AVX-512 all do; those with AVX2 from 2017 or 2019 on.
+    sha: bool,
+}
 
 /// The kinds of kernels, from the most portable to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +19,7 @@ pub enum Level {
     Scalar,
     /// AVX2, AES-NI and PCLMULQDQ: x86-64 since 2013.
     Avx2,
-    /// AVX-512 (F, BW, VL), VAES and VPCLMULQDQ: Intel since Ice Lake, AMD since Zen 4.
+    /// AVX-512 (F, BW, VL), VAES, VPCLMULQDQ and SHA-NI: Intel since Ice Lake, AMD since Zen 4.
     Avx512,
 }
 
@@ -42,18 +46,23 @@ impl Kernels {
     }
 
     /// The portable ones.
-    pub const SCALAR: Kernels = Kernels(Level::Scalar);
+    pub const SCALAR: Kernels = Kernels { level: Level::Scalar, sha: false };
 
     /// Those of one level, if this machine can run them. An emulator that knows no AVX-512 (valgrind) says so itself.
     #[must_use]
     pub fn of(level: Level) -> Option<Kernels> {
-        runs(level).then_some(Kernels(level))
+        runs(level).then(|| Kernels { level, sha: level > Level::Scalar && has_sha() })
     }
 
     /// Their level.
     #[must_use]
     pub fn level(self) -> Level {
-        self.0
+        self.level
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_sha(self) -> bool {
+        self.sha
     }
 }
 
@@ -70,8 +79,20 @@ fn runs(level: Level) -> bool {
                 && has!("avx512vl")
                 && has!("vaes")
                 && has!("vpclmulqdq")
+                && has_sha()
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_sha() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("sha") && has!("sse4.1")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_sha() -> bool {
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]

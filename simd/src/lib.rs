@@ -35,7 +35,35 @@ pub use kernels::{Kernels, Level};
 /// Whether two byte strings are equal, in a time that depends only on their lengths. For tags that were cut (RFC 3711
 /// section 4.2: 10 or 4 bytes of 20).
 #[must_use]
+#[inline]
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
-    use subtle::ConstantTimeEq;
-    a.ct_eq(b).into()
+    if a.len() != b.len() {
+        return false;
+    }
+    let (words_a, rest_a) = a.as_chunks();
+    let (words_b, rest_b) = b.as_chunks();
+    let words = words_a.iter().zip(words_b).map(|(a, b)| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b));
+    let bytes = rest_a.iter().zip(rest_b).map(|(a, b)| u64::from(a ^ b));
+    // The black box keeps the compiler from seeing that a difference, once found, decides. `subtle` does so for each byte,
+    // which cost 20 of the 70 ns that a packet takes to open.
+    words.chain(bytes).fold(0, |differences, difference| std::hint::black_box(differences | difference)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::equal;
+
+    #[test]
+    fn one_bit_makes_a_difference_wherever_it_is() {
+        for length in 0..40 {
+            let a: Vec<u8> = (0..length).collect();
+            assert!(equal(&a, &a.clone()));
+            for bit in 0..8 * usize::from(length) {
+                let mut b = a.clone();
+                b[bit / 8] ^= 1 << (bit % 8);
+                assert!(!equal(&a, &b), "bit {bit} of {length} bytes");
+            }
+            assert!(!equal(&a, &[a.as_slice(), &[0]].concat()));
+        }
+    }
 }

@@ -1,22 +1,33 @@
 //! HMAC-SHA1 of eight messages at once. `benches/srtp.rs` has what it saves.
 
 use super::lanes::{Lanes, compression};
-use super::{BLOCK_BYTES, Job, OUTER_BITS, TAG_BYTES, scalar};
+use super::{BLOCK_BYTES, Job, OUTER_BITS, TAG_BYTES, scalar, sha_ni};
+use crate::Kernels;
 use crate::avx2::{load_half, load_words, store_words};
 use std::arch::x86_64::*;
 
 const LANES: usize = 8;
 
-/// Fewer messages are faster one by one, where the processor has SHA-1 as an instruction.
-const GROUP_MIN: usize = 5;
+/// From so many messages on a group is faster than one or two at a time by SHA-NI.
+const GROUP_MIN_WITH_SHA: usize = 7;
+
+/// The same where SHA-1 has no instructions.
+const GROUP_MIN: usize = 2;
 
 #[target_feature(enable = "avx2")]
-pub(super) fn tag_many(jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
+pub(super) fn tag_many(kernels: Kernels, jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
+    let group_min = if kernels.has_sha() { GROUP_MIN_WITH_SHA } else { GROUP_MIN };
     for (jobs, tags) in jobs.chunks(LANES).zip(tags.chunks_mut(LANES)) {
-        if jobs.len() < GROUP_MIN {
-            scalar::tag_many(jobs, tags);
-        } else {
+        if jobs.len() >= group_min {
             tag_group(jobs, tags);
+        } else if kernels.has_sha() {
+            // SAFETY: `has_sha` says that the processor has these instructions.
+            #[allow(unsafe_code)]
+            unsafe {
+                sha_ni::tag_many(jobs, tags);
+            }
+        } else {
+            scalar::tag_many(jobs, tags);
         }
     }
 }
@@ -24,14 +35,7 @@ pub(super) fn tag_many(jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
 #[target_feature(enable = "avx2")]
 fn tag_group(jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
     let lanes = Lanes::<LANES>::new(jobs);
-    let zero = splat(0);
-    let (mut inner, mut outer) = ([zero; LANES], [zero; LANES]);
-    for (lane, job) in jobs.iter().enumerate() {
-        inner[lane] = load_words(&job.key.states[0]);
-        outer[lane] = load_words(&job.key.states[1]);
-    }
-    let [a, b, c, d, e, ..] = transposed(&inner);
-    let mut state = [a, b, c, d, e];
+    let (mut state, outer) = key_states(jobs);
     for place in 0..lanes.longest() {
         let (blocks, active) = lanes.at(place);
         let next = compress(&state, &words_of(&blocks));
@@ -40,11 +44,33 @@ fn tag_group(jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
             *state = _mm256_blendv_epi8(*state, *next, active);
         }
     }
-    let [a, b, c, d, e] = state;
-    let (one, length) = (splat(1 << 31), splat(OUTER_BITS));
-    let words = [a, b, c, d, e, one, zero, zero, zero, zero, zero, zero, zero, zero, zero, length];
-    let [a, b, c, d, e, ..] = transposed(&outer);
-    write(tags, compress(&[a, b, c, d, e], &words));
+    write(tags, compress(&outer, &outer_words(&state)));
+}
+
+/// The inner and the outer states of all keys.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn key_states(jobs: &[Job<'_>]) -> ([__m256i; 5], [__m256i; 5]) {
+    let mut rows = [[splat(0); LANES]; 2];
+    for (lane, job) in jobs.iter().enumerate() {
+        rows[0][lane] = load_words(&job.key.states[0]);
+        rows[1][lane] = load_words(&job.key.states[1]);
+    }
+    let [a, b, c, d, e, ..] = transposed(&rows[0]);
+    let inner = [a, b, c, d, e];
+    let [a, b, c, d, e, ..] = transposed(&rows[1]);
+    (inner, [a, b, c, d, e])
+}
+
+/// The block after the outer pad: the inner digest, a one bit, zeros and the length.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn outer_words(inner: &[__m256i; 5]) -> [__m256i; 16] {
+    let mut words = [splat(0); 16];
+    words[..5].copy_from_slice(inner);
+    words[5] = splat(1 << 31);
+    words[15] = splat(OUTER_BITS);
+    words
 }
 
 /// All ones in the lanes that `bits` names.
@@ -58,7 +84,7 @@ fn lanes_of(bits: u32) -> __m256i {
 /// The words of a block of each lane, big endian.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn words_of(blocks: &[&[u8; BLOCK_BYTES]; LANES]) -> [__m256i; 16] {
+pub(super) fn words_of(blocks: &[&[u8; BLOCK_BYTES]; LANES]) -> [__m256i; 16] {
     let zero = splat(0);
     let mut halves = [[zero; LANES]; 2];
     for (lane, block) in blocks.iter().enumerate() {
@@ -74,7 +100,7 @@ fn words_of(blocks: &[&[u8; BLOCK_BYTES]; LANES]) -> [__m256i; 16] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn write(tags: &mut [[u8; TAG_BYTES]], state: [__m256i; 5]) {
+pub(super) fn write(tags: &mut [[u8; TAG_BYTES]], state: [__m256i; 5]) {
     let zero = splat(0);
     let [a, b, c, d, e] = state;
     for (tag, row) in tags.iter_mut().zip(&transposed(&[a, b, c, d, e, zero, zero, zero])) {
@@ -120,19 +146,19 @@ compression!("avx2", __m256i);
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn splat(word: u32) -> __m256i {
+pub(super) fn splat(word: u32) -> __m256i {
     _mm256_set1_epi32(word.cast_signed())
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add(a: __m256i, b: __m256i) -> __m256i {
+pub(super) fn add(a: __m256i, b: __m256i) -> __m256i {
     _mm256_add_epi32(a, b)
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn xor(a: __m256i, b: __m256i) -> __m256i {
+pub(super) fn xor(a: __m256i, b: __m256i) -> __m256i {
     _mm256_xor_si256(a, b)
 }
 
