@@ -63,9 +63,14 @@ pub trait Keep: Send + Sync + 'static {
     /// Writes everything again after [`KeepError::Lost`], with the fence as it was; what is not named is gone.
     async fn rewrite(&self, instance: &InstanceId, fence: u64, all: &[(String, Bytes)]) -> Result<(), KeepError>;
 
-    /// Moves what a dead instance kept to `heir`, at once or not at all, and gives the heir a fence above both. None
-    /// if the instance lives, has nothing or somebody was first.
-    async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError>;
+    /// Moves what a dead instance kept to `heir`, whose fence this is, at once or not at all, and gives the heir a fence
+    /// above both. None if the instance lives, has nothing or somebody was first, or if the heir is fenced itself.
+    async fn take_over(
+        &self,
+        dead: &InstanceId,
+        heir: &InstanceId,
+        fence: u64,
+    ) -> Result<Option<(u64, Kept)>, KeepError>;
 
     /// The instances that `heir` could take over: they kept something and are dead, as far as is known.
     async fn abandoned(&self, _heir: &InstanceId) -> Result<Vec<InstanceId>, KeepError> {
@@ -193,9 +198,9 @@ impl Snapshots {
 
     /// Takes over what a dead instance left; see [`Keep::take_over`]. It is this instance's from then on.
     pub async fn take_over(&self, dead: &InstanceId) -> Result<Option<Kept>, KeepError> {
-        let Some((fence, kept)) = self.shared.keep.take_over(dead, &self.shared.instance).await? else {
-            return Ok(None);
-        };
+        let own = self.shared.fence.get();
+        let taken = self.shared.keep.take_over(dead, &self.shared.instance, own).await?;
+        let Some((fence, kept)) = taken else { return Ok(None) };
         self.shared.fence.raise(fence);
         let mut state = self.shared.state();
         for (key, value) in &kept {

@@ -61,6 +61,18 @@ async fn what_the_dead_kept_goes_to_one_heir_with_a_higher_fence() {
     assert_eq!(restored, [kept("call-1", "1"), kept("call-2", "2")]);
 }
 
+#[tokio::test]
+async fn who_is_fenced_inherits_nothing() {
+    let keep = Memory::default();
+    let (dead, heir) = (enter(&keep, "dead").await, enter(&keep, "heir").await);
+    dead.snapshots.put("call-1", "1");
+    dead.snapshots.flush().await;
+    keep.bury(&dead.instance);
+    let successor = enter(&keep, "heir").await;
+    assert_eq!(heir.snapshots.take_over(&dead.instance).await, Ok(None), "another process has its name");
+    assert_eq!(successor.snapshots.take_over(&dead.instance).await, Ok(Some(vec![kept("call-1", "1")])));
+}
+
 /// A keep that notes what it is told, and says no as often as it shall.
 #[derive(Default)]
 struct Fussy {
@@ -96,8 +108,13 @@ impl Keep for Fussy {
         self.memory.rewrite(instance, fence, all).await
     }
 
-    async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError> {
-        self.memory.take_over(dead, heir).await
+    async fn take_over(
+        &self,
+        dead: &InstanceId,
+        heir: &InstanceId,
+        fence: u64,
+    ) -> Result<Option<(u64, Kept)>, KeepError> {
+        self.memory.take_over(dead, heir, fence).await
     }
 }
 

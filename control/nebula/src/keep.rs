@@ -26,8 +26,13 @@ impl Keep for FileKeep {
         self.0.rewrite(instance.as_str(), fence, all).await.map_err(refused)
     }
 
-    async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError> {
-        let taken = self.0.take_over(dead.as_str(), heir.as_str()).await.map_err(refused)?;
+    async fn take_over(
+        &self,
+        dead: &InstanceId,
+        heir: &InstanceId,
+        fence: u64,
+    ) -> Result<Option<(u64, Kept)>, KeepError> {
+        let taken = self.0.take_over(dead.as_str(), heir.as_str(), fence).await.map_err(refused)?;
         Ok(taken.map(|(fence, rows)| (fence, kept(rows))))
     }
 }

@@ -140,14 +140,18 @@ impl File {
         .await
     }
 
-    /// Moves what another instance left to `heir`, at once or not at all, and gives a fence above both; the heir's own
-    /// still counts. `None` if the instance is one of this process, or left nothing.
-    pub async fn take_over(&self, dead: &str, heir: &str) -> Result<Option<(u64, Rows)>> {
+    /// Moves what another instance left to `heir`, whose fence this is, at once or not at all, and gives a fence above both;
+    /// the heir's own still counts. `None` if the instance is one of this process, or left nothing, or if the heir is fenced.
+    pub async fn take_over(&self, dead: &str, heir: &str, fence: u64) -> Result<Option<(u64, Rows)>> {
         if self.entered().contains(dead) {
             return Ok(None);
         }
         let (dead, heir) = (dead.to_owned(), heir.to_owned());
         self.transact(move |tx| {
+            match own(tx, &heir, fence) {
+                Err(Error::Fenced(_)) => return Ok(None),
+                owned => owned?,
+            }
             let left = rows(tx, &dead)?;
             if left.is_empty() {
                 return Ok(None);

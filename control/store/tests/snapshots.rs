@@ -49,11 +49,13 @@ async fn what_another_instance_left_is_taken_over_once() {
     let (own, _) = file.enter("switchboard-new").await.unwrap();
     file.write("switchboard-new", own, &[put("call/2", "up")]).await.unwrap();
     assert_eq!(file.left().await.unwrap(), ["switchboard-old"]);
-    assert_eq!(file.take_over("switchboard-new", "switchboard-new").await.unwrap(), None, "it lives");
-    let (fence, rows) = file.take_over("switchboard-old", "switchboard-new").await.unwrap().unwrap();
+    assert_eq!(file.take_over("switchboard-new", "switchboard-new", own).await.unwrap(), None, "it lives");
+    let fenced = file.take_over("switchboard-old", "switchboard-new", own - 1).await.unwrap();
+    assert_eq!(fenced, None, "an heir that is fenced inherits nothing");
+    let (fence, rows) = file.take_over("switchboard-old", "switchboard-new", own).await.unwrap().unwrap();
     assert!(fence > own && own > old);
     assert_eq!(rows, [row("call/1", "up")]);
-    assert_eq!(file.take_over("switchboard-old", "switchboard-new").await.unwrap(), None, "it is taken");
+    assert_eq!(file.take_over("switchboard-old", "switchboard-new", own).await.unwrap(), None, "it is taken");
     file.write("switchboard-new", own, &[put("call/3", "up")]).await.expect("a write that was under way");
     let refused = before.write("switchboard-old", old, &[put("call/1", "zombie")]).await;
     assert!(matches!(refused, Err(Error::Fenced(_))), "{refused:?}");

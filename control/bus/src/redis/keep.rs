@@ -121,7 +121,12 @@ impl Keep for Snapshots {
         verdict(instance, &self.run::<String>(place, &script).await?)
     }
 
-    async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError> {
+    async fn take_over(
+        &self,
+        dead: &InstanceId,
+        heir: &InstanceId,
+        fence: u64,
+    ) -> Result<Option<(u64, Kept)>, KeepError> {
         let ((place, role), keys) = (place(dead), &self.tasks.core.keys);
         if place != self::place(heir).0 || dead == heir {
             return Ok(None);
@@ -134,7 +139,7 @@ impl Keep for Snapshots {
         script.key(keys.fences(place)).key(keys.kept(place, dead)).key(keys.kept(place, heir));
         script.key(keys.instance(role.unwrap_or(Role::Api), dead));
         script.arg(dead.as_str()).arg(heir.as_str());
-        script.arg(self.own(heir, 0, |own| own.fence));
+        script.arg(fence);
         let taken: Option<(u64, Value)> = self.run(place, &script).await?;
         Ok(taken.map(|(fence, kept)| {
             self.own(heir, fence, |own| {

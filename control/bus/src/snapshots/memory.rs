@@ -89,8 +89,16 @@ impl Keep for Memory {
         Ok(())
     }
 
-    async fn take_over(&self, dead: &InstanceId, heir: &InstanceId) -> Result<Option<(u64, Kept)>, KeepError> {
+    async fn take_over(
+        &self,
+        dead: &InstanceId,
+        heir: &InstanceId,
+        fence: u64,
+    ) -> Result<Option<(u64, Kept)>, KeepError> {
         let mut shelves = self.lock();
+        if shelves.own(heir, fence).is_err() {
+            return Ok(None);
+        }
         let values = match shelves.by_instance.get_mut(dead) {
             Some(shelf) if shelf.dead && !shelf.values.is_empty() => std::mem::take(&mut shelf.values),
             _ => return Ok(None),
