@@ -246,7 +246,7 @@ pub mod to_switchboard {
         "channel.progress" ChannelProgress(Provisional) -> Accepted;
         /// 2xx to an INVITE, re-INVITE or UPDATE that the switchboard asked for. ACK is sent by then, unless we made no
         /// offer: then the SDP here is the phone's, and the ACK goes out with our answer in `channel.answer`.
-        "channel.answered" ChannelAnswered(Sdp) -> Accepted;
+        "channel.answered" ChannelAnswered(Answered) -> Accepted;
         /// A final refusal of a re-INVITE or UPDATE that the switchboard asked for. The leg itself lives on.
         "channel.refused" ChannelRefused(Ended) -> Accepted;
         /// The phone sent a re-INVITE or UPDATE; to be answered by `channel.answer` or `channel.reject`.
@@ -256,7 +256,7 @@ pub mod to_switchboard {
         /// The phone pressed a key, by INFO.
         "channel.dtmf" ChannelDtmf(Dtmf) -> Accepted;
         /// The leg has ended: BYE, CANCEL, a final refusal, a timeout, a dead transport.
-        "channel.hangup" ChannelHangup(Ended) -> Accepted;
+        "channel.hangup" ChannelHangup(HungUp) -> Accepted;
         /// The stream knows where its peer is: the first valid packet came and the latch closed.
         "stream.up" StreamUp(StreamEvent) -> Accepted;
         /// No RTP came for `rtp_timeout_s`.
@@ -325,6 +325,18 @@ pub mod to_switchboard {
         pub sdp: Option<String>,
     }
 
+    /// Parameters of `channel.answered`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Answered {
+        /// The leg.
+        pub channel_id: ChannelId,
+        /// The body, if it had one.
+        pub sdp: Option<String>,
+        /// How long ago the 2xx came, as of the moment of sending this: a report that could not be told is told later.
+        #[serde(default)]
+        pub age_ms: u64,
+    }
+
     /// Parameters of `channel.reinvite`.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
     pub struct Reinvite {
@@ -341,6 +353,18 @@ pub mod to_switchboard {
         pub channel_id: ChannelId,
         /// Why.
         pub cause: Cause,
+    }
+
+    /// Parameters of `channel.hangup`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct HungUp {
+        /// The leg.
+        pub channel_id: ChannelId,
+        /// Why.
+        pub cause: Cause,
+        /// How long ago it ended, as of the moment of sending this: a report that could not be told is told later.
+        #[serde(default)]
+        pub age_ms: u64,
     }
 
     /// A key press.

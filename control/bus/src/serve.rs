@@ -241,6 +241,11 @@ impl<M: Method> Call<M> {
         self.request.context()
     }
 
+    /// How long ago it was sent: exact from a process of this host, else since Redis took it.
+    pub fn under_way(&self) -> Duration {
+        self.request.open.as_ref().map_or(Duration::ZERO, |open| open.waiter.delivery.sent.elapsed())
+    }
+
     /// Answers it.
     pub fn reply(self, result: Result<M::Reply, Error>) {
         self.request.reply::<M>(result);

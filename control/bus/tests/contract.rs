@@ -102,7 +102,8 @@ async fn to_the_switchboard(checked: &mut Checked) {
     checked.round_trip::<ChannelInvite>(invite, Invited { call_id: "c".into(), switchboard: "s".into() }).await;
     checked.round_trip::<ChannelRinging>(provisional(None), Accepted {}).await;
     checked.round_trip::<ChannelProgress>(provisional(sdp()), Accepted {}).await;
-    checked.round_trip::<ChannelAnswered>(with_sdp(sdp()), Accepted {}).await;
+    let answered = Answered { channel_id: "a".into(), sdp: sdp(), age_ms: 7 };
+    checked.round_trip::<ChannelAnswered>(answered, Accepted {}).await;
     checked.round_trip::<ChannelRefused>(ended(CauseKind::Busy), Accepted {}).await;
     checked.round_trip::<ChannelReinvite>(Reinvite { channel_id: "a".into(), sdp: sdp() }, Accepted {}).await;
     checked.round_trip::<ChannelAcked>(with_sdp(None), Accepted {}).await;
@@ -121,7 +122,8 @@ async fn to_the_switchboard(checked: &mut Checked) {
         CauseKind::Crash,
         CauseKind::Internal,
     ] {
-        checked.round_trip::<ChannelHangup>(ended(kind), Accepted {}).await;
+        let Ended { channel_id, cause } = ended(kind);
+        checked.round_trip::<ChannelHangup>(HungUp { channel_id, cause, age_ms: u64::MAX }, Accepted {}).await;
     }
     checked.round_trip::<StreamUp>(stream.clone(), Accepted {}).await;
     checked.round_trip::<StreamTimeout>(StreamEvent { remote: None, ..stream }, Accepted {}).await;

@@ -8,9 +8,12 @@ use common::*;
 use nebula_bus::contract::to_proxy as ask;
 use nebula_bus::contract::to_switchboard as tell;
 use nebula_bus::contract::{Accepted, Cause, CauseKind, ChannelId, InstanceId, Method as _};
-use nebula_bus::{Context, Target};
+use nebula_bus::{Context, Error, Target};
 use nebula_proxy::Options;
 use nebula_sip::{Method, Request, Response};
+
+/// What a loaded machine may add between two lines; the pauses between attempts are longer.
+const SLACK: Duration = Duration::from_millis(40);
 
 fn invited() -> tell::Invited {
     tell::Invited { call_id: "call-1".into(), switchboard: Switchboard::id() }
@@ -90,6 +93,31 @@ async fn what_the_phone_does_while_the_owner_is_away_is_told_when_it_is_back() {
     assert_eq!(ended.channel_id, channel_id);
     rig.edge.drain();
     soon("the leg's end", rig.edge.drained()).await;
+}
+
+#[tokio::test]
+async fn an_end_that_cannot_be_told_says_each_time_how_long_ago_it_was() {
+    let mut rig = Rig::new().await;
+    let mut phone = rig.phone("1000").await;
+    let (invite, ok, _) = talking(&mut rig, &mut phone).await;
+    let sent_at = Instant::now();
+    let bye = phone.in_dialog(Method::Bye, &invite, &ok, 20);
+    phone.send(bye.to_bytes()).await;
+    phone.response(200).await;
+    let answered_at = Instant::now();
+    let mut ages = Vec::new();
+    for round in 0..5 {
+        // A restart of the edge is no excuse.
+        if round == 3 {
+            rig = rig.restart().await;
+        }
+        let (told, call) = rig.switchboard.swallow::<tell::ChannelHangup>().await;
+        let ended_at = Instant::now() - Duration::from_millis(told.age_ms) - call.under_way();
+        call.reply(Err(Error::transient("away", "")));
+        assert!(ended_at + SLACK >= sent_at && ended_at <= answered_at + SLACK, "told {told:?} in round {round}");
+        ages.push(told.age_ms);
+    }
+    assert!(ages.is_sorted() && ages[4] >= ages[0] + 200, "{ages:?}");
 }
 
 #[tokio::test]

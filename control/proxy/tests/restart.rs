@@ -220,6 +220,40 @@ async fn a_phone_that_rings_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_dial_that_is_delivered_to_the_next_process_too_rings_nobody_twice() {
+    let mut rig = Rig::new().await;
+    let mut phone = rig.phone("1001").await;
+    rig.ask::<ask::ChannelDial>(dial_to(&phone)).await.expect("dialled");
+    let invite = phone.request(Method::Invite).await;
+    phone.send(phone.answer(&invite, 180).to_bytes()).await;
+    rig.switchboard.expect::<tell::ChannelRinging>(Accepted {}).await;
+    let mut rig = rig.restart().await;
+    rig.ask::<ask::ChannelDial>(dial_to(&phone)).await.expect("it was dialled");
+    loop {
+        match phone.receive().await {
+            Message::Request(request) if request.method == Method::Cancel => {
+                phone.send(phone.answer(&request, 200).to_bytes()).await;
+                phone.send(phone.answer(&invite, 487).to_bytes()).await;
+            }
+            Message::Request(request) if request.method == Method::Invite => {
+                assert_eq!(request, invite, "the same INVITE again");
+                phone.send(phone.answer(&invite, 180).to_bytes()).await;
+            }
+            Message::Request(request) if request.method == Method::Ack => break,
+            other => panic!("{}", String::from_utf8_lossy(&other.to_bytes())),
+        }
+    }
+    rig.switchboard.expect::<tell::ChannelHangup>(Accepted {}).await;
+    while rig.edge.channels() > 0 {
+        tokio::task::yield_now().await;
+    }
+    // Nor when nothing is left of the leg.
+    rig.ask::<ask::ChannelDial>(dial_to(&phone)).await.expect("it was dialled");
+    assert_eq!(rig.edge.channels(), 0);
+    phone.silence().await;
+}
+
+#[tokio::test]
 async fn a_phone_that_answers_meanwhile_is_acknowledged_and_hung_up() {
     let rig = Rig::new().await;
     let mut phone = rig.phone("1001").await;

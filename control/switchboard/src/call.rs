@@ -261,14 +261,14 @@ impl Call {
             disowned: false,
             kept_shape: 0,
         };
-        Turn { call: &mut call, now, out }.start(offer);
+        Turn::of(&mut call, now, out).start(offer);
         call
     }
 
     /// Takes one input in and appends what is to be done. Inputs of one call are handed in one after the other.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         debug_assert!(now.monotonic_ms >= self.started.monotonic_ms);
-        let mut turn = Turn { call: self, now, out };
+        let mut turn = Turn::of(self, now, out);
         turn.take(input);
         turn.settle();
     }
@@ -386,10 +386,16 @@ impl Call {
 pub(crate) struct Turn<'a> {
     call: &'a mut Call,
     now: Now,
+    /// When what is being handled happened, monotonic ms: now, or before if it was told late.
+    happened_ms: u64,
     out: &'a mut Vec<Effect>,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn of(call: &'a mut Call, now: Now, out: &'a mut Vec<Effect>) -> Self {
+        Turn { call, now, happened_ms: now.monotonic_ms, out }
+    }
+
     /// The table: which transition an input is, in which state.
     fn take(&mut self, input: Input) {
         use State::*;
@@ -400,10 +406,12 @@ impl Turn<'_> {
             Input::ProxyGone { proxy } => return self.proxy_gone(&proxy),
             Input::MediaGone { media } => return self.media_gone(&media),
             Input::Timeout => return self.timeout(),
-            Input::Channel { channel_id, event } => match self.call.find_leg(&channel_id) {
-                Some(leg) => return self.channel(leg, event),
-                None => return,
-            },
+            Input::Channel { channel_id, age_ms, event } => {
+                let Some(leg) = self.call.find_leg(&channel_id) else { return };
+                let at_ms = self.now.monotonic_ms.saturating_sub(age_ms);
+                self.happened_ms = at_ms.max(self.call.started.monotonic_ms);
+                return self.channel(leg, event);
+            }
             other => other,
         };
         match (self.call.state, input) {
@@ -463,7 +471,9 @@ impl Turn<'_> {
             (Asked::Answer, Err(failure)) => self.end(failure.cause(), EndedBy::System),
             (Asked::AnswerChange(leg), Err(failure)) => self.answer_change_failed(leg, failure),
             (Asked::Change { number, step }, result) => self.change_done(number, step, result),
-            (Asked::Dial(_) | Asked::Bridge(_) | Asked::Answer | Asked::AnswerChange(_), Ok(_)) | (Asked::Tell, _) => {}
+            (Asked::TellLeg(leg), Err(Failure::Unknown)) => self.leg_unknown(leg),
+            (Asked::Dial(_) | Asked::Bridge(_) | Asked::Answer | Asked::AnswerChange(_), Ok(_)) => {}
+            (Asked::Tell | Asked::TellLeg(_), _) => {}
         }
     }
 
@@ -512,9 +522,10 @@ impl Turn<'_> {
         self.ask(leg, asked, to, request);
     }
 
-    /// Asks the proxy of a leg for something whose failure needs no action: the leg's own end will be reported.
+    /// Asks the proxy of a leg for something whose failure needs no action: the leg's own end will be reported, unless its
+    /// proxy has died and knows nothing of it any more.
     fn tell(&mut self, leg: LegIndex, request: impl FnOnce(ChannelId) -> Request) {
-        self.ask_proxy(leg, Asked::Tell, request);
+        self.ask_proxy(leg, Asked::TellLeg(leg), request);
     }
 
     /// Asks the media agent that owns the stream of a leg; only for legs whose stream is open.

@@ -88,6 +88,50 @@ async fn a_call_in_set_up_is_refused_by_the_next_switchboard() {
 }
 
 #[tokio::test]
+async fn an_invite_that_is_delivered_to_the_next_process_is_the_same_call() {
+    let (mut world, keep, snapshots) = kept().await;
+    let call_id = world.invite("a", "1001").await.unwrap().call_id;
+    world.expect(&format!("dial {call_id}-1")).await;
+    snapshots.flush().await;
+    world.restart(&keep, "a").await;
+    assert_eq!(world.invite("a", "1001").await.unwrap().call_id, call_id);
+    world.hang_up("a", 487, CauseKind::Cancelled).await.unwrap();
+    world.cdr(&call_id).await;
+    world.quiet(1).await;
+}
+
+#[tokio::test]
+async fn an_invite_of_which_only_the_row_is_left_rings_nobody_twice() {
+    let (mut world, _keep, _snapshots) = kept().await;
+    let call_id = world.invite("a", "1001").await.unwrap().call_id;
+    world.expect(&format!("dial {call_id}-1")).await;
+    world.restart(&Memory::default(), "a").await;
+    // Its successor is asked again at once: whether it closes the row before or after, the caller is told, and that is it.
+    let again = world.invite("a", "1001").await.unwrap().call_id;
+    assert_eq!(again, call_id);
+    assert_ne!(world.cdr(&call_id).await.cause, "normal");
+    world.quiet_within(Duration::from_secs(20)).await;
+    assert!(!world.was_asked("dial"), "nobody is dialled again");
+    assert_eq!(nebula_store::cdrs::list(&world.store, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_whose_proxy_forgot_the_caller_ends_soon() {
+    let mut world = World::new().await;
+    world.register("1001", 1).await;
+    // The proxy died before it kept the caller's leg, and is back before anybody missed it.
+    let unknown = Error::business("unknown_channel", "no such leg");
+    world.script.lock().unwrap().errors.insert("channel.ring", unknown);
+    let call_id = world.invite("a", "1001").await.unwrap().call_id;
+    let fork = format!("{call_id}-1");
+    world.expect(&format!("dial {fork}")).await;
+    world.ring(&fork).await;
+    world.expect(&format!("hangup {fork} 500")).await;
+    assert_eq!(world.cdr(&call_id).await.cause, "crash");
+    world.quiet(1).await;
+}
+
+#[tokio::test]
 async fn a_leg_that_went_while_nobody_listened_ends_its_call() {
     let (mut world, keep, snapshots) = kept().await;
     let call_id = world.talk("a").await;

@@ -84,6 +84,10 @@ impl Edge {
             let admitted = leg.admit(call.context().fence);
             return call.reply(admitted.map(|()| Accepted {}));
         }
+        if self.taken_up.contains(&dial.channel_id) {
+            // The last process dialled it, and its end was reported.
+            return call.reply(Ok(Accepted {}));
+        }
         if self.legs.len() >= self.core.options.channels_max as usize {
             return call.reply(Err(Error::transient("busy", "too many channels")));
         }

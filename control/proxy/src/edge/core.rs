@@ -66,6 +66,8 @@ pub struct Core {
     pub clock: Clock,
     /// What leaves once its leg is kept.
     pub held: Held,
+    /// When what is being handled came to its socket, or fell due.
+    pub came_at: Instant,
 }
 
 impl Core {

@@ -59,7 +59,7 @@ impl Edge {
                     self.core.metrics.refused(why);
                     return self.core.refuse(id, &request, StatusCode::SERVICE_UNAVAILABLE, now);
                 }
-                self.core.setups.begin(id, self.came_at);
+                self.core.setups.begin(id, self.core.came_at);
                 self.admit(id, Parked { request, flow, caller: None }, now);
             }
             Method::Register => self.admit(id, Parked { request, flow, caller: None }, now),

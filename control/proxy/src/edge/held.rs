@@ -1,9 +1,9 @@
 //! What binds us beyond its transaction leaves once its leg is kept.
 //!
-//! With our 2xx to an INVITE, or our ACK to one, the phone believes that it is in a call. So these wait until the snapshots of
-//! that moment are written: whoever dies afterwards, the next process knows the call, too. Whatever else goes to the same
-//! address meanwhile waits behind them, in its order. The wait is a few milliseconds, and bounded: with the keep away they leave
-//! all the same.
+//! With our 2xx to an INVITE, or our ACK to one, the phone believes that it is in a call; with our INVITE it rings. So these wait
+//! until the snapshots of that moment are written: whoever dies afterwards, the next process knows the call, too. Whatever else
+//! goes to the same address meanwhile waits behind them, in its order. The wait is a few milliseconds, and bounded: with the keep
+//! away they leave all the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -76,9 +76,9 @@ impl Held {
     }
 }
 
-/// Whether this message, which we wrote, makes or confirms a dialog: an ACK, or a 2xx to an INVITE.
+/// Whether this message, which we wrote, makes or confirms a dialog: an INVITE, an ACK, or a 2xx to an INVITE.
 fn binds(bytes: &[u8]) -> bool {
-    if bytes.starts_with(b"ACK ") {
+    if bytes.starts_with(b"ACK ") || bytes.starts_with(b"INVITE ") {
         return true;
     }
     let cseq = || {
@@ -106,6 +106,13 @@ mod tests {
     const SUCCESS: &str = "SIP/2.0 200 OK\r\nCSeq: 1 INVITE\r\n\r\nv=0\r\n";
     const RINGING: &str = "SIP/2.0 180 Ringing\r\nCSeq: 1 INVITE\r\n\r\n";
     const BYE_OK: &str = "SIP/2.0 200 OK\r\nCSeq: 2 BYE\r\n\r\nCSeq: 1 INVITE";
+
+    #[test]
+    fn what_makes_a_phone_ring_waits() {
+        let mut held = Held::default();
+        assert!(held.hold(message(1, "INVITE sip:a SIP/2.0\r\n\r\n")).is_none());
+        assert!(held.hold(message(2, "CANCEL sip:a SIP/2.0\r\n\r\n")).is_some());
+    }
 
     #[test]
     fn a_success_waits_and_what_follows_it_stays_behind_it() {

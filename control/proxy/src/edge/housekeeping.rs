@@ -44,6 +44,7 @@ pub struct Housekeeping {
 impl Edge {
     /// Once a second.
     pub fn keep_house(&mut self, now: Instant) {
+        self.core.came_at = now;
         self.announce();
         self.core.transports.look_for_descriptors();
         self.miss_switchboards(now);

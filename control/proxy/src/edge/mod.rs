@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nebula_bus::contract::{InstanceId, Role, to_proxy::Dial};
+use nebula_bus::contract::{ChannelId, InstanceId, Role, to_proxy::Dial};
 use nebula_bus::{Bus, Call, Inbox, Snapshots};
 use nebula_sip::digest::Nonces;
 use nebula_sip::transaction::{self, Layer, Output, Tokens, TransactionId};
@@ -123,13 +123,13 @@ pub struct Edge {
     registering: u32,
     housekeeping: Housekeeping,
     draining: bool,
-    /// When the message at hand came to its socket.
-    came_at: Instant,
     inbound: mpsc::Receiver<Inbound>,
     inbox: Inbox,
     inputs: mpsc::UnboundedReceiver<Input>,
     /// Legs whose snapshots can wait until the next second.
     unsaved: HashSet<LegKey>,
+    /// The legs that were taken up from the last process, ended or not; no more than that had.
+    taken_up: HashSet<ChannelId>,
     status: watch::Sender<Status>,
 }
 
@@ -175,6 +175,7 @@ impl Edge {
             snapshots,
             clock: left.clock,
             held: Held::default(),
+            came_at: Instant::now(),
             tokens: Tokens::new(seeds[1]),
             owners: HashMap::new(),
             inputs: sender.clone(),
@@ -191,11 +192,11 @@ impl Edge {
             registering: 0,
             housekeeping: Housekeeping::default(),
             draining: false,
-            came_at: Instant::now(),
             inbound,
             inbox,
             inputs,
             unsaved: HashSet::new(),
+            taken_up: HashSet::new(),
             status,
         };
         edge.restore(left.legs, Instant::now());
@@ -288,6 +289,7 @@ impl Edge {
     }
 
     fn clocks(&mut self, now: Instant) {
+        self.core.came_at = now;
         self.core.layer.handle_timeout(now);
         self.drain_outputs(now);
         while let Some(key) = self.legs.due(now) {
@@ -300,7 +302,7 @@ impl Edge {
     }
 
     fn receive(&mut self, Inbound { flow, at, event }: Inbound, now: Instant) {
-        self.came_at = at;
+        self.core.came_at = at;
         match event {
             Event::Message(message) => {
                 if let nebula_sip::Message::Request(request) = &message {
@@ -320,6 +322,7 @@ impl Edge {
     }
 
     fn input(&mut self, input: Input, now: Instant) {
+        self.core.came_at = now;
         match input {
             Input::Told(told) => self.told(told, now),
             Input::Account { user, found } => self.account_found(user, found, now),
@@ -339,6 +342,7 @@ impl Edge {
     }
 
     fn asked(&mut self, request: nebula_bus::Request, now: Instant) {
+        self.core.came_at = now;
         self.command(request, now);
         self.drain_outputs(now);
     }

@@ -3,7 +3,8 @@
 //! Each has a number and with it an idempotency key, so that it acts once however often it is sent. The request under way
 //! runs in a task of its own and comes back to the actor as an input. `channel.invite` has a short time, for a caller
 //! waits; a report that fails for a reason that may pass is sent again, with growing pauses, for as long as the leg has an
-//! owner or may get a new one: through a switchboard's restart, its end, and a bus that is away.
+//! owner or may get a new one: through a switchboard's restart, its end, and a bus that is away. An answer and an end say
+//! each time how long ago they were, so that the record has the moment, whenever it is told.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use nebula_bus::contract::to_switchboard::*;
 use nebula_bus::contract::{CallId, ChannelId, InstanceId};
 use nebula_bus::error::code;
 use nebula_bus::{Context, Error, Target};
+use nebula_sip::snapshot::Resume;
 use serde::{Deserialize, Serialize};
 
 use super::Input;
@@ -53,6 +55,8 @@ impl Message {
 #[derive(Debug)]
 struct Numbered {
     number: u32,
+    /// When it happened.
+    at: Instant,
     message: Message,
 }
 
@@ -65,6 +69,9 @@ pub struct Saved {
     /// How many requests were numbered.
     numbered: u32,
     waiting: Vec<(u32, Report)>,
+    /// How old each of these was when this was saved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ages_ms: Vec<u64>,
 }
 
 /// How a request came out.
@@ -115,36 +122,48 @@ impl Outbox {
     /// For a leg of a call, owned by a switchboard, if that is known.
     pub fn new(channel_id: ChannelId, owner: Option<(InstanceId, CallId)>) -> Self {
         let (switchboard, call_id) = owner.unzip();
-        Self::restored(channel_id, Saved { switchboard, call_id, numbered: 0, waiting: Vec::new() })
-    }
-
-    /// As it was saved; nothing is sent before the next push or [`Outbox::wake`].
-    pub fn restored(channel_id: ChannelId, saved: Saved) -> Self {
-        let numbered = |(number, report)| Numbered { number, message: Message::Report(report) };
         Self {
             channel_id,
-            switchboard: saved.switchboard,
-            call_id: saved.call_id,
-            waiting: saved.waiting.into_iter().map(numbered).collect(),
+            switchboard,
+            call_id,
+            waiting: VecDeque::new(),
             busy: false,
-            numbered: saved.numbered,
+            numbered: 0,
             attempt: 0,
             pause: PAUSE_MIN,
             again_at: None,
         }
     }
 
+    /// As it was saved; nothing is sent before the next push or [`Outbox::wake`].
+    pub fn restored(channel_id: ChannelId, saved: Saved, resume: &Resume) -> Self {
+        let ages = saved.ages_ms.into_iter().chain(std::iter::repeat(0)).map(Duration::from_millis);
+        let numbered = |((number, report), age): ((u32, Report), Duration)| {
+            let at = resume.now.checked_sub(resume.elapsed.saturating_add(age)).unwrap_or(resume.now);
+            Numbered { number, at, message: Message::Report(report) }
+        };
+        Self {
+            switchboard: saved.switchboard,
+            call_id: saved.call_id,
+            waiting: saved.waiting.into_iter().zip(ages).map(numbered).collect(),
+            numbered: saved.numbered,
+            ..Self::new(channel_id, None)
+        }
+    }
+
     /// For the snapshot. An unanswered `channel.invite` is not kept: its caller is refused at a restart.
-    pub fn save(&self) -> Saved {
+    pub fn save(&self, now: Instant) -> Saved {
         let report = |numbered: &Numbered| match &numbered.message {
-            Message::Report(report) => Some((numbered.number, report.clone())),
+            Message::Report(report) => Some(((numbered.number, report.clone()), age_ms(numbered.at, now))),
             Message::Invite(_) => None,
         };
+        let (waiting, ages_ms) = self.waiting.iter().filter_map(report).unzip();
         Saved {
             switchboard: self.switchboard.clone(),
             call_id: self.call_id.clone(),
             numbered: self.numbered,
-            waiting: self.waiting.iter().filter_map(report).collect(),
+            waiting,
+            ages_ms,
         }
     }
 
@@ -170,7 +189,7 @@ impl Outbox {
             return;
         }
         self.numbered += 1;
-        self.waiting.push_back(Numbered { number: self.numbered, message });
+        self.waiting.push_back(Numbered { number: self.numbered, at: core.came_at, message });
         self.send_next(leg, core);
     }
 
@@ -250,7 +269,7 @@ impl Outbox {
         if self.busy || self.again_at.is_some() {
             return;
         }
-        let Some(Numbered { number, message }) = self.waiting.front() else { return };
+        let Some(Numbered { number, at, message }) = self.waiting.front() else { return };
         let target = match (&self.switchboard, message) {
             (Some(owner), _) => Target::Instance(owner.clone()),
             (None, Message::Invite(_)) => Target::Service,
@@ -267,11 +286,11 @@ impl Outbox {
         let context =
             Context::new(Duration::from_millis(timeout_ms.into())).key(format!("{}/{number}", self.channel_id));
         let (bus, inputs, channel_id) = (core.bus.clone(), core.inputs.clone(), self.channel_id.clone());
-        let (message, attempt) = (message.clone(), self.attempt);
+        let (message, at, attempt) = (message.clone(), *at, self.attempt);
         tokio::spawn(async move {
             let result = match message {
                 Message::Invite(invite) => ask(&bus, &target, &invite, &context).await.map(Some),
-                Message::Report(report) => tell(&bus, &target, channel_id, report, &context).await.map(|()| None),
+                Message::Report(report) => tell(&bus, &target, channel_id, report, at, &context).await.map(|()| None),
             };
             // The actor may be gone, at shutdown; then nobody needs to know.
             let _ = inputs.send(Input::Told(Told { leg, attempt, result }));
@@ -301,8 +320,10 @@ async fn tell(
     target: &Target,
     channel_id: ChannelId,
     report: Report,
+    at: Instant,
     context: &Context,
 ) -> Result<(), Error> {
+    let age_ms = age_ms(at, Instant::now());
     let accepted = match report {
         Report::Ringing { code } => {
             let params = Provisional { channel_id, sip_code: code, sdp: None };
@@ -312,14 +333,20 @@ async fn tell(
             let params = Provisional { channel_id, sip_code: code, sdp };
             bus.call::<ChannelProgress>(target, params, context).await
         }
-        Report::Answered { sdp } => bus.call::<ChannelAnswered>(target, Sdp { channel_id, sdp }, context).await,
+        Report::Answered { sdp } => {
+            bus.call::<ChannelAnswered>(target, Answered { channel_id, sdp, age_ms }, context).await
+        }
         Report::Refused(cause) => bus.call::<ChannelRefused>(target, Ended { channel_id, cause }, context).await,
         Report::Reinvite { sdp } => bus.call::<ChannelReinvite>(target, Reinvite { channel_id, sdp }, context).await,
         Report::Acked { sdp } => bus.call::<ChannelAcked>(target, Sdp { channel_id, sdp }, context).await,
         Report::Dtmf { digit, duration_ms } => {
             bus.call::<ChannelDtmf>(target, Dtmf { channel_id, digit, duration_ms }, context).await
         }
-        Report::Hangup(cause) => bus.call::<ChannelHangup>(target, Ended { channel_id, cause }, context).await,
+        Report::Hangup(cause) => bus.call::<ChannelHangup>(target, HungUp { channel_id, cause, age_ms }, context).await,
     };
     accepted.map(drop)
+}
+
+fn age_ms(at: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
 }

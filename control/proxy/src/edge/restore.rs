@@ -69,6 +69,7 @@ impl Edge {
         let (mut lives, mut ends) = (0_usize, 0_usize);
         for saved in saved {
             let id = saved.id().clone();
+            self.taken_up.insert(id.clone());
             let core = &mut self.core;
             let key = match self.legs.try_insert(|key| saved.resume(key, core, now)) {
                 Ok(key) => key,

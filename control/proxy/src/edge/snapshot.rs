@@ -98,7 +98,7 @@ pub fn fuzz(bytes: &[u8]) {
             channel.wake(at.max(now), &mut acts);
         }
     }
-    let _ = Outbox::restored(saved.id, saved.outbox);
+    let _ = Outbox::restored(saved.id, saved.outbox, &resume);
 }
 
 impl Leg {
@@ -130,7 +130,7 @@ impl Leg {
             success: self.success.as_deref().cloned(),
             ack: self.ack.clone().map(|(cseq, bytes)| SavedAck { cseq, bytes }),
             min_se_s: self.min_se_s,
-            outbox: self.outbox.save(),
+            outbox: self.outbox.save(now),
             fence: self.fence,
             kept: kept.and_then(|kept| Some((saved(kept.id)?, kept.response.clone(), kept.cseq))),
             sent: sent.into_iter().map(|(_, what, saved)| (what, saved)).collect(),
@@ -151,7 +151,7 @@ impl SavedLeg {
         // On another host nobody knows how long it was: timers then run long rather than short.
         let resume = Resume { now, elapsed: self.at.elapsed().unwrap_or(Duration::ZERO) };
         let channel = Channel::resume(self.id.clone(), self.channel, core.options.timing(), &resume)?;
-        let outbox = Outbox::restored(self.id, self.outbox);
+        let outbox = Outbox::restored(self.id, self.outbox, &resume);
         let side = match self.side {
             SavedSide::Uas(dialog) => Side::Uas(dialog),
             SavedSide::Uac { forks, fork, dialog } => Side::Uac(Box::new(Uac {

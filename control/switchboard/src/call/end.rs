@@ -59,7 +59,8 @@ impl Turn<'_> {
         self.call.deadlines = Deadlines::default();
         self.call.join = None;
         let seen_ms = self.call.legs.iter().filter_map(|leg| leg.gone_ms).min();
-        self.call.end = Some(End { cause, by, at_ms: seen_ms.unwrap_or(self.now.monotonic_ms) });
+        let at_ms = seen_ms.map_or(self.happened_ms, |seen_ms| seen_ms.min(self.happened_ms));
+        self.call.end = Some(End { cause, by, at_ms: at_ms.max(self.call.answered_ms.unwrap_or(0)) });
     }
 
     /// Files the CDR when the last stream is closed, and ends when nothing is under way any more. Every RPC has a

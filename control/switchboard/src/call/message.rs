@@ -46,6 +46,8 @@ pub enum Input {
     Channel {
         /// The leg.
         channel_id: ChannelId,
+        /// How long ago.
+        age_ms: u64,
         /// What.
         event: ChannelEvent,
     },
@@ -302,6 +304,8 @@ pub enum Asked {
     },
     /// Nothing depends on it.
     Tell,
+    /// The same of a proxy, which may turn out not to know the leg.
+    TellLeg(LegIndex),
 }
 
 /// Something to be done, in this order but without waiting for one before the next: the bus keeps the order of requests

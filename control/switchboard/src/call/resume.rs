@@ -103,12 +103,20 @@ impl Turn<'_> {
         }
     }
 
+    /// Its proxy does not know a leg: it died before it kept it, or has told of its end.
+    pub(super) fn leg_unknown(&mut self, leg: LegIndex) {
+        self.stands(leg, Phase::Gone);
+    }
+
     /// Legs that ended while nobody listened, and whose report has not come.
     pub(super) fn gone_unseen(&mut self) {
         for index in (0..self.call.legs.len()).map(LegIndex::from) {
             let leg = self.call.leg(index);
             if leg.gone_ms.is_some() && leg.sip != Sip::Gone && self.call.end.is_none() {
-                self.left(index, response::cause(500, CauseKind::Crash, "ended while nobody listened"));
+                let cause = response::cause(500, CauseKind::Crash, "ended while nobody listened");
+                // In case it is there after all: what is gone needs no end.
+                self.hang_up(index, cause.clone());
+                self.left(index, cause);
             }
         }
     }

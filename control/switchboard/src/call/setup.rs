@@ -160,7 +160,7 @@ impl Turn<'_> {
     pub(super) fn fork_answered(&mut self, leg: LegIndex, sdp: Option<String>) {
         self.call.state = State::Answering;
         self.call.deadlines.no_answer = None;
-        self.call.callee_answered_ms = Some(self.now.monotonic_ms);
+        self.call.callee_answered_ms = Some(self.happened_ms);
         self.call.winner = Some(leg);
         self.call.winner_sdp = sdp;
         self.call.leg_mut(leg).sip = Sip::Answered;
@@ -289,19 +289,19 @@ impl Turn<'_> {
         self.tell(CALLER, |channel_id| Request::Progress(Progress { channel_id, sip_code, sdp }));
     }
 
-    /// 200 to the caller: the call is answered.
+    /// 200 to the caller: the call is answered, as of the callee's 2xx.
     fn answer_caller(&mut self) {
-        let now_ms = self.now.monotonic_ms;
         let call = &mut *self.call;
+        let at_ms = call.callee_answered_ms.unwrap_or(self.now.monotonic_ms);
         call.state = State::Answered;
-        call.answered_ms = Some(now_ms);
+        call.answered_ms = Some(at_ms);
         call.deadlines.no_answer = None;
-        call.deadlines.duration = Some(now_ms + call.timing.duration_ms_max);
+        call.deadlines.duration = Some(at_ms + call.timing.duration_ms_max);
         call.leg_mut(CALLER).sip = Sip::Answered;
         // What set-up needed is not kept for the hours of a talk.
         let sdp = call.caller_sdp.take();
         call.legs.iter_mut().for_each(|leg| leg.remote_sdp = None);
-        let at_unix_ms = call.unix_ms(now_ms);
+        let at_unix_ms = call.unix_ms(at_ms);
         self.ask_proxy(CALLER, Asked::Answer, |channel_id| Request::Answer(Answer { channel_id, sdp }));
         self.out.push(Effect::Record(Record::Answered { at_unix_ms }));
         if self.call.late_offer {

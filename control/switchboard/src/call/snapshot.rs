@@ -149,7 +149,7 @@ impl Call {
         }
         let taken_ms = shift.of(saved.now.monotonic_ms);
         call.adoption = Some(resume::Adoption::of(&call.legs, taken_ms));
-        let mut turn = Turn { call: &mut call, now, out };
+        let mut turn = Turn::of(&mut call, now, out);
         turn.resume();
         turn.settle();
         Ok(call)

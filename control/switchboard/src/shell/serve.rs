@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use nebula_bus::contract::to_switchboard::*;
-use nebula_bus::contract::{Accepted, CallId, Cause, CauseKind, ChannelId, Role, StreamId};
-use nebula_bus::{Context, Error, Request, dispatch};
+use nebula_bus::contract::{Accepted, CallId, Cause, CauseKind, ChannelId, Method, Role, StreamId};
+use nebula_bus::{self as bus, Context, Error, Request, dispatch};
 use nebula_store::outbox;
 
 use super::{Done, Key, Shell};
@@ -22,17 +22,17 @@ impl Shell {
                 let context = call.context().clone();
                 self.invite(invite, context, |result| call.reply(result));
             },
-            ChannelRinging => |p, call| call.reply(self.channel(p.channel_id, provisional(p.sip_code, p.sdp))),
-            ChannelProgress => |p, call| call.reply(self.channel(p.channel_id, provisional(p.sip_code, p.sdp))),
-            ChannelAnswered => |p, call| call.reply(self.channel(p.channel_id, On::Answered { sdp: p.sdp })),
-            ChannelRefused => |p, call| call.reply(self.channel(p.channel_id, On::Refused { cause: p.cause })),
-            ChannelReinvite => |p, call| call.reply(self.channel(p.channel_id, On::Reinvite { sdp: p.sdp })),
-            ChannelAcked => |p, call| call.reply(self.channel(p.channel_id, On::Acked { sdp: p.sdp })),
+            ChannelRinging => |p, call| self.channel(p.channel_id, provisional(p.sip_code, p.sdp), 0, call),
+            ChannelProgress => |p, call| self.channel(p.channel_id, provisional(p.sip_code, p.sdp), 0, call),
+            ChannelAnswered => |p, call| self.channel(p.channel_id, On::Answered { sdp: p.sdp }, p.age_ms, call),
+            ChannelRefused => |p, call| self.channel(p.channel_id, On::Refused { cause: p.cause }, 0, call),
+            ChannelReinvite => |p, call| self.channel(p.channel_id, On::Reinvite { sdp: p.sdp }, 0, call),
+            ChannelAcked => |p, call| self.channel(p.channel_id, On::Acked { sdp: p.sdp }, 0, call),
             ChannelDtmf => |p, call| {
                 let Dtmf { channel_id, digit, duration_ms } = p;
-                call.reply(self.channel(channel_id, On::Dtmf { digit, duration_ms }));
+                self.channel(channel_id, On::Dtmf { digit, duration_ms }, 0, call);
             },
-            ChannelHangup => |p, call| call.reply(self.channel(p.channel_id, On::Hangup { cause: p.cause })),
+            ChannelHangup => |p, call| self.channel(p.channel_id, On::Hangup { cause: p.cause }, p.age_ms, call),
             StreamUp => |p, call| call.reply(self.stream(&p).map(|_| Accepted {})),
             StreamTimeout => |p, call| call.reply(self.stream(&p).map(|key| {
                 self.drive(key, Input::StreamTimeout { stream_id: p.stream_id });
@@ -64,7 +64,8 @@ impl Shell {
         });
     }
 
-    /// A phone calls.
+    /// A phone calls. The call is named after its first leg, so that it is the same one for whoever is asked again because
+    /// its predecessor died over it: its row, if that was written, is there already, and nobody is rung a second time.
     fn invite(&mut self, invite: Invite, context: Context, reply: impl FnOnce(Result<Invited, Error>)) {
         if let Some(key) = self.by_channel.get(&invite.channel_id) {
             // The same INVITE again: its first answer was lost.
@@ -81,7 +82,7 @@ impl Shell {
             let text = format!("{} calls are up", self.calls.len());
             return reply(Err(Error::business("overloaded", text).retry_after_s(RETRY_AFTER_S)));
         }
-        let id = CallId(ulid::Ulid::new().to_string());
+        let id = CallId(invite.channel_id.0.clone());
         reply(Ok(Invited { call_id: id.clone(), switchboard: self.instance.clone() }));
         tracing::debug!(call_id = %id, from = invite.from.user, to = invite.to, sip_call_id = invite.sip_call_id,
             request_id = %context.request_id, "call begins");
@@ -93,13 +94,18 @@ impl Shell {
         self.effects = effects;
     }
 
-    fn channel(&mut self, channel_id: ChannelId, event: On) -> Result<Accepted, Error> {
+    /// What a phone did, so long before it was sent here.
+    fn channel<M>(&mut self, channel_id: ChannelId, event: On, age_ms: u64, call: bus::Call<M>)
+    where
+        M: Method<Reply = Accepted>,
+    {
         let Some(key) = self.by_channel.get(&channel_id).copied() else {
             self.metrics.unknown.increment(1);
-            return Err(Error::business("unknown_channel", format!("no channel {channel_id}")));
+            return call.reply(Err(Error::business("unknown_channel", format!("no channel {channel_id}"))));
         };
-        self.drive(key, Input::Channel { channel_id, event });
-        Ok(Accepted {})
+        let under_way_ms = u64::try_from(call.under_way().as_millis()).unwrap_or(u64::MAX);
+        self.drive(key, Input::Channel { channel_id, age_ms: age_ms.saturating_add(under_way_ms), event });
+        call.reply(Ok(Accepted {}));
     }
 
     /// The call a stream belongs to; its agent may close a stream that belongs to none.

@@ -118,7 +118,19 @@ impl World {
     }
 
     pub async fn hang_up(&self, channel: &str, sip_code: u16, kind: CauseKind) -> Result<Accepted, Error> {
-        self.tell::<ChannelHangup>(Ended { channel_id: channel.into(), cause: cause(sip_code, kind) }).await
+        self.hang_up_late(channel, sip_code, kind, 0).await
+    }
+
+    /// Told so long after the leg ended.
+    pub async fn hang_up_late(
+        &self,
+        channel: &str,
+        sip_code: u16,
+        kind: CauseKind,
+        age_ms: u64,
+    ) -> Result<Accepted, Error> {
+        let hung_up = HungUp { channel_id: channel.into(), cause: cause(sip_code, kind), age_ms };
+        self.tell::<ChannelHangup>(hung_up).await
     }
 
     /// The order to drain may still be on its way when the first INVITE is sent.
@@ -136,12 +148,12 @@ impl World {
     /// To the instance itself: a service that drains is not asked any more.
     pub async fn hang_up_addressed(&self, channel: &str) {
         let target = Target::Instance(self.switchboard.instance().clone());
-        let ended = Ended { channel_id: channel.into(), cause: cause(200, CauseKind::Normal) };
-        self.bus.call::<ChannelHangup>(&target, ended, &Context::new(PATIENCE)).await.unwrap();
+        let hung_up = HungUp { channel_id: channel.into(), cause: cause(200, CauseKind::Normal), age_ms: 0 };
+        self.bus.call::<ChannelHangup>(&target, hung_up, &Context::new(PATIENCE)).await.unwrap();
     }
 
     pub async fn answer(&self, channel: &str) {
-        let answered = Sdp { channel_id: channel.into(), sdp: Some("answer".into()) };
+        let answered = Answered { channel_id: channel.into(), sdp: Some("answer".into()), age_ms: 0 };
         self.tell::<ChannelAnswered>(answered).await.unwrap();
     }
 
@@ -162,6 +174,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether the proxy was asked for something that begins so, which nobody expected.
+    pub fn was_asked(&mut self, what: &str) -> bool {
+        while let Ok(asked) = self.asked.try_recv() {
+            self.waiting.push(asked);
+        }
+        self.waiting.iter().any(|asked| asked.starts_with(what))
+    }
+
+    pub async fn ring(&self, channel: &str) {
+        let ringing = Provisional { channel_id: channel.into(), sip_code: 180, sdp: None };
+        self.tell::<ChannelRinging>(ringing).await.unwrap();
     }
 
     /// A call from `channel` to 1001, answered by its first phone.

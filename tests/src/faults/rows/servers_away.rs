@@ -1,7 +1,6 @@
 //! Redis and Postgres taken away from a fleet for a while.
 
 use super::super::fleet::Fleet;
-use super::super::records;
 use super::super::servers::Away;
 use super::super::trial::{HEALED, Trial, unix_ms};
 use super::super::{Form, Seen};
@@ -50,11 +49,8 @@ pub fn redis(form: &Form, seen: &mut Seen) {
         trial.seen.rounds += 1;
         trial.place(form.calls.saturating_sub(trial.live()));
     }
-    // A phone's BYE is answered meanwhile, but its switchboard can only be told of it afterwards.
-    trial.finish_late(outage + BACK, |n| fleet.wait_for_records(n, RECORDS_DEADLINE));
-    if seen.record_off_ms > records::TOLERANCE_MS {
-        seen.note(format!("ends of calls hung up meanwhile are recorded up to {:.0} ms late", seen.record_off_ms));
-    }
+    // A phone's BYE is answered meanwhile, and its switchboard told afterwards how long ago it was.
+    trial.finish(|n| fleet.wait_for_records(n, RECORDS_DEADLINE));
     tell_log(seen, || fleet.logs());
 }
 

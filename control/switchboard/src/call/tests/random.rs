@@ -156,7 +156,7 @@ fn noise(seed: u64, steps: usize) {
                 continue;
             }
         };
-        rig.call.handle(rig.now(), Input::Channel { channel_id: channel.into(), event }, &mut Vec::new());
+        rig.call.handle(rig.now(), Input::Channel { channel_id: channel.into(), age_ms: 0, event }, &mut Vec::new());
     }
 }
 

@@ -162,7 +162,7 @@ impl Rig {
     }
 
     pub fn input(&mut self, input: Input) {
-        if let Input::Channel { channel_id, event: ChannelEvent::Hangup { .. } } = &input {
+        if let Input::Channel { channel_id, event: ChannelEvent::Hangup { .. }, .. } = &input {
             self.gone.insert(channel_id.0.clone());
         }
         self.call.handle(self.now(), input, &mut self.out);
@@ -330,7 +330,7 @@ impl Rig {
 
     pub fn step_event(&mut self) -> bool {
         let Some((channel, event)) = self.events.pop_front() else { return false };
-        self.input(Input::Channel { channel_id: channel.as_str().into(), event });
+        self.input(Input::Channel { channel_id: channel.as_str().into(), age_ms: 0, event });
         true
     }
 

@@ -90,7 +90,7 @@ fn a_change_is_undone_and_its_asker_refused() {
     // The peer takes the offer that nobody waits for any more: it is offered the old session.
     let (mut out, mut now) = (Vec::new(), rig.now());
     let event = ChannelEvent::Answered { sdp: Some("late".into()) };
-    call.handle(now, Input::Channel { channel_id: B.into(), event }, &mut out);
+    call.handle(now, Input::Channel { channel_id: B.into(), age_ms: 0, event }, &mut out);
     now.monotonic_ms = call.deadline_ms().expect("a pause");
     call.handle(now, Input::Timeout, &mut out);
     assert_eq!(names(&out), ["update"]);

@@ -48,6 +48,33 @@ fn the_callee_hangs_up() {
 }
 
 #[test]
+fn a_record_has_the_moments_however_late_they_are_told() {
+    let late = |rig: &mut Rig, channel: &str, age_ms: u64, event: ChannelEvent| {
+        rig.channels.get_mut(channel).expect("there").alive &= !matches!(event, ChannelEvent::Hangup { .. });
+        rig.input(Input::Channel { channel_id: channel.into(), age_ms, event });
+        rig.settle();
+    };
+    let mut rig = Rig::new(1);
+    rig.settle().ring(B).settle();
+    rig.now_ms += 9_000;
+    rig.channels.get_mut(B).expect("dialled").outgoing = None;
+    late(&mut rig, B, 4_000, ChannelEvent::Answered { sdp: Some("answer of b".into()) });
+    rig.now_ms += 20_000;
+    late(&mut rig, A, 8_000, ChannelEvent::Hangup { cause: cause(200, CauseKind::Normal) });
+    let cdr = rig.over();
+    assert_eq!(cdr.answered_unix_ms, Some(cdr.started_unix_ms + 5_000));
+    assert_eq!(cdr.ended_unix_ms, cdr.started_unix_ms + 21_000);
+
+    // What cannot be: before the call began, or was answered.
+    for age_ms in [60_000, u64::MAX] {
+        let mut rig = talking();
+        rig.now_ms += 1_000;
+        late(&mut rig, B, age_ms, ChannelEvent::Hangup { cause: cause(200, CauseKind::Normal) });
+        assert_eq!(rig.over().billed_ms(), 0);
+    }
+}
+
+#[test]
 fn nobody_is_registered() {
     let mut rig = Rig::new(0);
     rig.settle();

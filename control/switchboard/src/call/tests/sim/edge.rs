@@ -25,8 +25,8 @@ pub struct Channel {
     pub ack_due: bool,
     late_offer: bool,
     pub since_ms: u64,
-    /// Reports, the oldest being sent.
-    pub outbox: VecDeque<ChannelEvent>,
+    /// Reports and when they happened, the oldest being sent.
+    pub outbox: VecDeque<(u64, ChannelEvent)>,
     pub sending: bool,
 }
 

@@ -121,8 +121,11 @@ pub struct World {
     swept: HashSet<CallId>,
     started: BTreeMap<CallId, Now>,
     answers: BTreeMap<CallId, BTreeSet<u64>>,
-    kept_answers: BTreeMap<CallId, u64>,
+    /// When each call was answered, and when its switchboard knew.
+    kept_answers: BTreeMap<CallId, (u64, u64)>,
     ends: BTreeMap<CallId, BTreeSet<u64>>,
+    /// When legs left.
+    left: BTreeSet<u64>,
     resumed_talking: HashSet<CallId>,
     /// Deaths still to come in the middle of something.
     strikes: usize,
@@ -153,6 +156,7 @@ impl World {
             answers: BTreeMap::new(),
             kept_answers: BTreeMap::new(),
             ends: BTreeMap::new(),
+            left: BTreeSet::new(),
             resumed_talking: HashSet::new(),
             strikes: 0,
             losses: Vec::new(),
@@ -244,13 +248,17 @@ impl World {
                 of.is_some_and(|times| times.contains(&(at_ms as u64)))
             };
             assert!(is_one(cdr.ended_unix_ms, self.ends.get(call)), "seed {seed}: {cdr:?} {:?}", self.ends.get(call));
+            // However late it was told; a report may die with whoever heard it, though, and the leg be found gone.
+            let is_told = cdr.cause == "normal" && self.losses.is_empty();
+            let left = !is_told || is_one(cdr.ended_unix_ms, Some(&self.left));
+            assert!(left, "seed {seed}: nobody left then: {cdr:?} {:?}", self.left);
             if let Some(at) = cdr.answered_unix_ms {
                 let answers = self.answers.get(call);
                 assert!(is_one(at, answers), "seed {seed}: {cdr:?} {answers:?}");
             }
             // An answer that was kept stays what it was.
-            if let Some(first) = self.kept_answers.get(call) {
-                let unkept = self.losses.iter().any(|loss| (*first..=first + LAG_MS).contains(loss));
+            if let Some((first, known)) = self.kept_answers.get(call) {
+                let unkept = self.losses.iter().any(|loss| (*known..=known + LAG_MS).contains(loss));
                 let answered = cdr.answered_unix_ms.map(|at| at - started.unix_ms);
                 let truth = Some((first - started.monotonic_ms) as i64);
                 assert!(unkept || answered == truth, "seed {seed}: answered at {truth:?}, recorded {answered:?}");
@@ -479,7 +487,7 @@ impl World {
         let (disowned, over) = (slot.call.is_disowned(), slot.call.state() == State::Ended && slot.recorded);
         self.answers.entry(id.clone()).or_default().extend(answered);
         if let Some(at_ms) = answered.filter(|_| may_write) {
-            self.kept_answers.entry(id.clone()).or_insert(at_ms);
+            self.kept_answers.entry(id.clone()).or_insert((at_ms, self.now_ms));
         }
         self.ends.entry(id.clone()).or_default().extend(ended);
         if disowned {
@@ -609,7 +617,7 @@ impl World {
 
     fn report(&mut self, channel: String) {
         let Some(leg) = self.edge.channels.get(&channel) else { return };
-        let (owner, Some(event)) = (leg.owner, leg.outbox.front().cloned()) else {
+        let (owner, Some((happened_ms, event))) = (leg.owner, leg.outbox.front().cloned()) else {
             self.edge.channels.entry(channel).and_modify(|leg| leg.sending = false);
             return;
         };
@@ -619,7 +627,8 @@ impl World {
         let of_it = |slot: &&Slot| slot.call.legs().iter().any(|leg| leg.channel_id.as_str() == channel);
         let call = self.boards[owner].calls.values().find(of_it).map(|slot| slot.call.id().clone());
         if let Some(call) = &call {
-            self.drive(owner, call, Input::Channel { channel_id: channel.as_str().into(), event });
+            let age_ms = self.now_ms - happened_ms;
+            self.drive(owner, call, Input::Channel { channel_id: channel.as_str().into(), age_ms, event });
         }
         if self.is_lost() {
             // It was heard; its sender does not know.
@@ -638,7 +647,10 @@ impl World {
 
     fn tell(&mut self, channel: &str, event: ChannelEvent) {
         let Some(leg) = self.edge.channels.get_mut(channel) else { return };
-        leg.outbox.push_back(event);
+        if matches!(event, ChannelEvent::Hangup { .. }) {
+            self.left.insert(self.now_ms);
+        }
+        leg.outbox.push_back((self.now_ms, event));
         if !std::mem::replace(&mut leg.sending, true) {
             let at = self.delay();
             self.after(at, Happens::Report(channel.to_owned()));
