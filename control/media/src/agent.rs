@@ -20,7 +20,7 @@ use crate::options::Options;
 use crate::placement::{PortPair, Ports, Workers};
 use crate::ring_client::Error as RingError;
 use nebula_bus::contract::to_media::{self, Create, Negotiated, Step};
-use nebula_bus::contract::{self, InstanceId};
+use nebula_bus::contract::{self, ChannelId, InstanceId};
 use nebula_ring::command::{Command, Mode, PayloadTypes, StreamConfig, StreamId};
 use nebula_ring::table::StreamRecord;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -39,6 +39,8 @@ pub struct Agent {
     unclaimed: HashMap<StreamId, Waif>,
     /// Streams whose snapshots are out of date.
     changed: BTreeSet<StreamId>,
+    /// The streams that an agent before this one made, by their legs.
+    made_before: HashMap<ChannelId, StreamId>,
     /// Streams that were closed while the dataplane could not be told.
     ended: HashSet<StreamId>,
     /// When streams of an earlier agent were taken up, CLOCK_MONOTONIC.
@@ -107,6 +109,7 @@ impl Agent {
             by_ports: HashMap::new(),
             unclaimed: HashMap::new(),
             changed: BTreeSet::new(),
+            made_before: HashMap::new(),
             ended: HashSet::new(),
             restored_at_ms: 0,
             attachment: 0,

@@ -142,6 +142,9 @@ impl Service {
     fn answer(self: &Arc<Self>, request: Request) {
         dispatch!(request; {
             StreamCreate => |create, call| {
+                if let Some(made) = self.made_before(&create, call.context().fence) {
+                    return call.reply(made.map_err(Into::into));
+                }
                 let (service, created) = (self.clone(), self.clone().create(create, call.context().fence));
                 self.tasks.spawn(async move {
                     let created = created.await;
@@ -195,6 +198,12 @@ impl Service {
         drop(agent);
         self.readdress_reports(&adopt.switchboard);
         Ok(AdoptedStreams { alive })
+    }
+
+    /// The answer that an agent before this one gave, or would have given.
+    fn made_before(&self, create: &Create, fence: Option<u64>) -> Option<Result<Created, Error>> {
+        let made = lock(&self.agent).made_before(create, fence)?;
+        Some(made.map(|(stream_id, sdp)| Created { stream_id, media: self.instance.clone(), sdp }))
     }
 
     /// Hands on what has changed of the streams, to be kept.

@@ -108,6 +108,7 @@ impl Agent {
             claimed: false,
             base: kept.base.and_then(|base| base.read(id, now_ms)).map(Box::new),
         };
+        self.made_before.insert(stream.owner.channel_id.clone(), id);
         self.by_ports.insert(crate::placement::PortPair::of(kept.rtp_port), id);
         self.streams.insert(id, stream);
     }

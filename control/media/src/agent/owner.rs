@@ -3,7 +3,7 @@
 
 use super::{Agent, BySwitchboard, name, parse_name};
 use crate::error::Error;
-use nebula_bus::contract::to_media::AdoptStreams;
+use nebula_bus::contract::to_media::{AdoptStreams, Create, Step};
 use nebula_bus::contract::{self, CallId, ChannelId, InstanceId};
 use nebula_ring::command::StreamId;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,26 @@ impl Agent {
             stream.claimed = true;
         }
         Ok(())
+    }
+
+    /// The stream of a leg that an agent before this one made, with the description of its first step: that agent died before
+    /// its answer was sure to be there, and so it is asked for once more.
+    pub fn made_before(
+        &mut self,
+        create: &Create,
+        fence: Option<u64>,
+    ) -> Option<Result<(contract::StreamId, Option<String>), Error>> {
+        let id = *self.made_before.get(&create.channel_id)?;
+        let stream = self.streams.get(&id)?;
+        if stream.owner.call_id != create.call_id || stream.has_failed() {
+            return None;
+        }
+        if let Err(error) = self.authorise(&[&name(id)], fence) {
+            return Some(Err(error));
+        }
+        let makes_sdp = matches!(create.step, Step::LocalOffer { .. });
+        let sdp = self.streams.get_mut(&id).filter(|_| makes_sdp).and_then(|stream| stream.exchange.render());
+        Some(Ok((name(id), sdp)))
     }
 
     /// A switchboard is the owner of streams from now on. Returns those that there are, or soon will be again.

@@ -58,6 +58,23 @@ async fn streams_that_were_kept_are_owned_again_as_they_were() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_asked_for_again_of_the_next_agent_is_the_same() {
+    let keep = Arc::new(Memory::default());
+    let (mut stage, fake) = kept_stage(&keep).await;
+    let mirrored = Step::LocalOffer { mirror: None };
+    let made = stage.create("call-1", mirrored.clone()).await.unwrap();
+    stage.agent.kept().await;
+    stage.restarted(&keep).await;
+    assert_eq!(stage.create("call-1", mirrored.clone()).await.unwrap(), made);
+    let other = stage.create("call-2", mirrored.clone()).await.unwrap();
+    assert_ne!(other.stream_id, made.stream_id);
+    // What has ended is made anew.
+    stage.call::<StreamDestroy>(stream(&made.stream_id)).await.unwrap();
+    assert_ne!(stage.create("call-1", mirrored).await.unwrap().stream_id, made.stream_id);
+    drop(fake);
+}
+
+#[tokio::test]
 async fn agent_and_dataplane_both_die_and_the_calls_do_not() {
     let keep = Arc::new(Memory::default());
     let (mut stage, mut fake) = kept_stage(&keep).await;
