@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 const LANES: usize = 8;
 
-/// From so many messages on a group is faster than one or two at a time by SHA-NI.
+/// From so many messages on a group is faster than two or three at a time by SHA-NI.
 const GROUP_MIN_WITH_SHA: usize = 7;
 
 /// The same where SHA-1 has no instructions.

@@ -1,4 +1,4 @@
-//! HMAC-SHA1 of sixteen messages at once, of eight, and of one or two by SHA-NI. `benches/srtp.rs` has what it saves.
+//! HMAC-SHA1 of sixteen messages at once, of eight, and of up to three by SHA-NI. `benches/srtp.rs` has what it saves.
 
 mod narrow;
 

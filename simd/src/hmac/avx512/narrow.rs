@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 const LANES: usize = 8;
 
-/// From so many messages on a group is faster than one or two at a time by SHA-NI.
+/// From so many messages on a group is faster than two or three at a time by SHA-NI.
 const GROUP_MIN: usize = 6;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,sha")]
