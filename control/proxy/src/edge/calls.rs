@@ -68,13 +68,15 @@ impl Edge {
         let key = self.legs.insert(|key| {
             let mut leg = Leg::new(key, channel, local_tag, sip_call_id, flow, Side::Uas(Box::new(dialog)), outbox);
             leg.open = Some(Open { id, request });
+            leg.outbox.queue(Message::Invite(Arc::new(invite)), &self.core);
             leg
         });
         self.core.owners.insert(id, Owner::Server(key));
-        if let Some(leg) = self.legs.get_mut(key) {
-            leg.outbox.push(Message::Invite(Arc::new(invite)), key, &self.core);
-        }
+        // Its snapshot is on the way before the switchboard is asked.
         self.settle(key, now);
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.outbox.wake(key, &self.core, now);
+        }
     }
 
     /// `channel.dial`: finds the way to the phone, asking DNS if the URI names a host.

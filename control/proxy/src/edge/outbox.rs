@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Input;
 use super::core::Core;
+use super::held::HOLD_MAX;
 use super::legs::LegKey;
 use crate::channel::Report;
 
@@ -188,9 +189,14 @@ impl Outbox {
             core.metrics.reports_dropped.increment(1);
             return;
         }
+        self.queue(message, core);
+        self.send_next(leg, core);
+    }
+
+    /// Gives it its number; it is sent with the next push or [`Outbox::wake`].
+    pub fn queue(&mut self, message: Message, core: &Core) {
         self.numbered += 1;
         self.waiting.push_back(Numbered { number: self.numbered, at: core.came_at, message });
-        self.send_next(leg, core);
     }
 
     /// Sends again what is due.
@@ -287,9 +293,15 @@ impl Outbox {
             Context::new(Duration::from_millis(timeout_ms.into())).key(format!("{}/{number}", self.channel_id));
         let (bus, inputs, channel_id) = (core.bus.clone(), core.inputs.clone(), self.channel_id.clone());
         let (message, at, attempt) = (message.clone(), *at, self.attempt);
+        let snapshots = core.snapshots.clone();
         tokio::spawn(async move {
             let result = match message {
-                Message::Invite(invite) => ask(&bus, &target, &invite, &context).await.map(Some),
+                Message::Invite(invite) => {
+                    // Once the leg is kept: a phone that repeats its INVITE to the next process is then known there, and
+                    // its call is no second one. With the keep away it goes all the same.
+                    let _ = tokio::time::timeout(HOLD_MAX, snapshots.flush()).await;
+                    ask(&bus, &target, &invite, &context).await.map(Some)
+                }
                 Message::Report(report) => tell(&bus, &target, channel_id, report, at, &context).await.map(|()| None),
             };
             // The actor may be gone, at shutdown; then nobody needs to know.
