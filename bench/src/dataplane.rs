@@ -85,11 +85,14 @@ fn stream(port: u16, phone: SocketAddr, id: StreamId) -> StreamConfig {
         remote_rtcp: Some(phone),
         nat_expected: false,
         learning_window_ms: 1000,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Bridge,
         rtp_timeout_ms: 0,
         ssrc: id.0 as u32,
+        srtp: None,
         payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
     }
 }

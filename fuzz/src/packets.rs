@@ -73,3 +73,44 @@ pub fn ring(bytes: &[u8]) {
     let _ = (record.stream(), record.local_rtp(), record.remote_rtp(), record.remote_rtcp(), record.drops());
     assert_eq!(record.words(), words);
 }
+
+/// Reads it as SRTP and as SRTCP of every suite: nothing that was not protected with the key is let through, and what is
+/// refused stays as it was. Then protects it, and reads that.
+pub fn srtp(bytes: &[u8]) {
+    use nebula_core::driver::Datagram;
+    use nebula_core::srtp::{Kernels, Receiver, Sender};
+    use nebula_ring::srtp::{MasterKey, Mki, Suite};
+
+    let bytes = &bytes[..bytes.len().min(1400)];
+    for suite in Suite::ALL {
+        for mki in [&[][..], &[1, 2, 3, 4]] {
+            let key: Vec<u8> = (0..suite.key_bytes() + suite.salt_bytes()).map(|n| n as u8).collect();
+            let master = MasterKey::new(1, suite, &key, Mki::new(mki).expect("short")).expect("as long as it says");
+            let kernels = Kernels::detect();
+            let mut receiver = Receiver::new(kernels, &master);
+            let mut buffer = bytes.to_vec();
+            buffer.resize(bytes.len() + 48, 0);
+            for rtcp in [false, true] {
+                let mut packet = Datagram::new(&mut buffer, bytes.len());
+                let read = if rtcp { receiver.read_rtcp(&mut packet) } else { receiver.read_rtp(&mut packet) };
+                // A tag of 32 bits is guessed once in 2^32.
+                assert!(read.is_err(), "{suite:?} {read:?}");
+                assert_eq!(packet.as_ref(), bytes);
+            }
+            let mut sender = Sender::new(kernels, &master);
+            for rtcp in [false, true] {
+                buffer[..bytes.len()].copy_from_slice(bytes);
+                let mut packet = Datagram::new(&mut buffer, bytes.len());
+                let sent = if rtcp { sender.protect_rtcp(&mut packet) } else { sender.protect_rtp(&mut packet) };
+                if sent.is_err() {
+                    continue;
+                }
+                assert!(packet.len() > bytes.len());
+                let read = if rtcp { receiver.read_rtcp(&mut packet) } else { receiver.read_rtp(&mut packet) };
+                assert_eq!((read, packet.len()), (Ok(()), bytes.len()), "{suite:?}");
+                let clear = if rtcp { 8 } else { 12 };
+                assert_eq!(packet.as_ref()[clear..], bytes[clear..]);
+            }
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! SDP, and a stream in the media agent's snapshots.
 
 use nebula_media::agent::Agent;
+use nebula_media::offer_answer::crypto::{Crypto, Policy, Seed};
 use nebula_media::offer_answer::{Endpoint, Exchange, Turn};
 use nebula_media::options::Options;
+use nebula_ring::srtp::Suite;
 
 /// Takes it as an offer and as an answer, and mirrors it to another leg; what we write can be read by ourselves.
 pub fn sdp(bytes: &[u8]) {
@@ -24,6 +26,17 @@ pub fn sdp(bytes: &[u8]) {
         let again: Exchange = serde_json::from_str(&serde_json::to_string(&caller).expect("JSON")).expect("as written");
         assert_eq!(again.remote_addresses(), caller.remote_addresses());
     }
+    let mut protected = Exchange::new(Policy::Accepted, &Suite::ALL, Seed::new([7; 32]));
+    if protected.take(Turn::RemoteOffer(text)).is_ok() {
+        protected.place(endpoint);
+        if protected.take(Turn::LocalAnswer(None)).is_ok() {
+            let keys = protected.srtp().map(|srtp| (srtp.receive.is_some(), srtp.send.is_some()));
+            assert!(keys.is_none_or(|both| both == (true, true)), "an answer has both keys or none");
+            let again: Exchange =
+                serde_json::from_str(&serde_json::to_string(&protected).expect("JSON")).expect("as written");
+            assert_eq!(again.srtp(), protected.srtp());
+        }
+    }
     let mut ours = Exchange::default();
     ours.take(Turn::LocalOffer(None)).expect("an offer can always be made");
     ours.place(endpoint);
@@ -35,6 +48,16 @@ pub fn sdp(bytes: &[u8]) {
 fn read_back(exchange: &mut Exchange) {
     let Some(text) = exchange.render() else { return };
     Exchange::default().take(Turn::RemoteOffer(&text)).unwrap_or_else(|error| panic!("{error}: {text}"));
+}
+
+/// Reads it as the value of `a=crypto`; what can be used is written and read the same.
+pub fn crypto(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(crypto) = Crypto::read(text) else { return };
+    let again = Crypto::read(&crypto.write()).expect("what we write we read");
+    assert!(again.shares_secret(&crypto) && (again.tag, again.suite()) == (crypto.tag, crypto.suite()));
+    let master = crypto.master(1).expect("what can be used makes a key");
+    assert_eq!(master.key().len() + master.salt().len(), crypto.suite().key_bytes() + crypto.suite().salt_bytes());
 }
 
 /// Takes up whatever the snapshot says.

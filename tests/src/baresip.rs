@@ -21,6 +21,11 @@ impl Baresip {
     /// Starts one that is registered as `extension`, answers calls by itself, speaks with `codec` (`PCMU/8000`) and
     /// says what is in `speech` (mono WAV at the codec's rate). Returns when it is registered.
     pub fn start(system: &System, extension: &str, codec: &str, speech: &Path) -> Self {
+        Self::start_with(system, extension, codec, speech, None)
+    }
+
+    /// The same with what baresip calls media encryption: `srtp` may be declined (RTP/AVP), `srtp-mand` may not (RTP/SAVP).
+    pub fn start_with(system: &System, extension: &str, codec: &str, speech: &Path, mediaenc: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
         let (rate_hz, _) = crate::audio::read_wav(speech);
@@ -28,7 +33,7 @@ impl Baresip {
         // It takes no name of an interface here, but an address of ours in the family of the server.
         let ip = sip.ip();
         let sip_listen = SocketAddr::new(ip, free_port());
-        let modules = ["g711", "g722", "opus", "aufile", "aubridge", "sndfile"].map(|m| format!("module {m}.so\n"));
+        let modules = ["g711", "g722", "opus", "aufile", "aubridge", "sndfile", "srtp"].map(|m| format!("module {m}.so\n"));
         let config = format!(
             "poll_method epoll\nsip_listen {sip_listen}\ncall_max_calls 4\n\
              audio_player aubridge,nil\naudio_alert aubridge,nil\naudio_source aufile,{speech}\n\
@@ -43,7 +48,8 @@ impl Baresip {
         );
         let account = format!(
             "<sip:{extension}@{sip};transport=udp>;auth_user={extension};auth_pass={PASSWORD};regint=600;\
-             answermode=auto;audio_codecs={codec}\n"
+             answermode=auto;audio_codecs={codec}{mediaenc}\n",
+            mediaenc = mediaenc.map(|mediaenc| format!(";mediaenc={mediaenc}")).unwrap_or_default(),
         );
         for (name, text) in [("config", config.as_str()), ("accounts", account.as_str()), ("contacts", "")] {
             std::fs::write(path.join(name), text).expect("written");

@@ -68,15 +68,23 @@ const G722: Codec = Codec { name: "G722/8000", for_baresip: "G722/16000", rate_h
 const OPUS: Codec = Codec { name: "OPUS/48000/2", for_baresip: "opus/48000/2", rate_hz: 48_000, same: 0.8 };
 
 fn two_phones_hear_each_other(codec: &Codec, environment: &[(&str, &str)]) {
+    two_phones_with(codec, environment, [None, None]);
+}
+
+/// With a way of protection each; those who have one must say that it is used.
+fn two_phones_with(codec: &Codec, environment: &[(&str, &str)], mediaenc: [Option<&str>; 2]) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(a_says) = Voice::new(folder.path(), codec.rate_hz, false) else { return };
     let Some(b_says) = Voice::new(folder.path(), codec.rate_hz, true) else { return };
     let system = System::start_with(environment);
-    let mut a = Baresip::start(&system, "1000", codec.for_baresip, &a_says.file);
-    let b = Baresip::start(&system, "1001", codec.for_baresip, &b_says.file);
+    let mut a = Baresip::start_with(&system, "1000", codec.for_baresip, &a_says.file, mediaenc[0]);
+    let b = Baresip::start_with(&system, "1001", codec.for_baresip, &b_says.file, mediaenc[1]);
     a.dial("1001");
     talk_a_while(&system);
     a.hang_up();
+    for (phone, mediaenc) in [&a, &b].into_iter().zip(mediaenc) {
+        assert_eq!(phone.log().contains("SRTP is Enabled"), mediaenc.is_some(), "{}", phone.log());
+    }
 
     let cdrs = system.wait_for_cdrs(1, Duration::from_secs(10));
     let (a_hears_b, b_hears_a) = (b_says.is_heard_in(&a.heard()), a_says.is_heard_in(&b.heard()));
@@ -113,6 +121,21 @@ fn over_opus() {
 #[test]
 fn over_ipv6() {
     two_phones_hear_each_other(&PCMU, &[("NEBULA__NETWORK__BIND_IP", "::1")]);
+}
+
+#[test]
+fn over_srtp() {
+    two_phones_with(&PCMU, &[("NEBULA__MEDIA__SRTP", "required")], [Some("srtp-mand"), Some("srtp-mand")]);
+}
+
+#[test]
+fn over_srtp_that_may_be_declined() {
+    two_phones_with(&PCMU, &[], [Some("srtp"), Some("srtp")]);
+}
+
+#[test]
+fn from_srtp_to_rtp() {
+    two_phones_with(&PCMU, &[], [Some("srtp-mand"), None]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub use owner::Owner;
 
 use crate::error::Error;
 use crate::nat;
+use crate::offer_answer::crypto::{Policy, Seed};
 use crate::offer_answer::sdp::Terms;
 use crate::offer_answer::{Endpoint, Error as StepError, Exchange, Incompatible, Turn};
 use crate::options::Options;
@@ -64,6 +65,8 @@ pub struct Random {
     pub id: u64,
     /// Our SSRC; not zero.
     pub ssrc: u32,
+    /// What our SRTP keys are made of.
+    pub seed: [u8; 32],
 }
 
 /// A stream on its way: ports and worker are reserved, the dataplane is yet to be asked.
@@ -74,6 +77,22 @@ pub struct Draft {
     worker: usize,
     makes_sdp: bool,
     attachment: u64,
+}
+
+/// A stream that goes to another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    id: StreamId,
+    from: usize,
+    to: usize,
+    attachment: u64,
+}
+
+impl Move {
+    /// What to ask of the dataplane.
+    pub fn errand(&self) -> Errand {
+        (self.from, Command::MigrateStream { id: self.id, worker: self.to as u32 })
+    }
 }
 
 /// A command and the worker it is for.
@@ -124,7 +143,7 @@ impl Agent {
         fence: Option<u64>,
         route: impl Fn(IpAddr) -> Option<IpAddr>,
     ) -> Result<Draft, Error> {
-        let mut exchange = Exchange::default();
+        let mut exchange = Exchange::new(self.srtp_policy(&create.step)?, &self.options.suites(), Seed::new(random.seed));
         let makes_sdp = exchange.take(turn(&create.step, self.mirrored_terms(&create.step)?.as_ref()))?;
         let source = create.source.as_deref().and_then(parse_source);
         let local_ip = self.local_ip(&exchange, source, route)?;
@@ -132,9 +151,9 @@ impl Agent {
         if is_elsewhere && exchange.remote().is_some_and(|remote| remote.transport.is_loopback()) {
             return Err(StepError::Loopback.into());
         }
-        let worker = self.workers.join(&create.call_id).ok_or(RingError::Gone)?;
+        let worker = self.workers.join(&create.call_id)?;
         let Some(ports) = self.ports.take() else {
-            self.workers.leave(&create.call_id);
+            self.workers.leave(&create.call_id, worker);
             return Err(Error::NoPorts);
         };
         let owner = Owner {
@@ -150,6 +169,8 @@ impl Agent {
             remote_rtcp: None,
             nat_expected: false,
             learning_window_ms: self.options.learning_window_ms,
+            learn_from: None,
+            relatch_interval_ms: self.options.relatch_interval_ms,
             receive: false,
             send: false,
             mode: match create.mode {
@@ -158,6 +179,7 @@ impl Agent {
             },
             rtp_timeout_ms: 0,
             ssrc: random.ssrc,
+            srtp: None,
             payload_types: PayloadTypes::default(),
         };
         let place = Place::Alive { worker, ports };
@@ -178,6 +200,11 @@ impl Agent {
         let mut draft = Draft { id: StreamId(random.id), stream, worker, makes_sdp, attachment };
         self.settle(&mut draft, ports);
         Ok(draft)
+    }
+
+    /// A worker has more to do than it should, or no longer.
+    pub fn overload(&mut self, worker: usize, on: bool) {
+        self.workers.overload(worker, on);
     }
 
     /// Another pair of ports: the first one is somebody else's. The refused pair rests like a freed one.
@@ -222,6 +249,33 @@ impl Agent {
         let (held, partner) = (stream.exchange.is_held(), stream.partner);
         let errands = [Some(id), partner].into_iter().flatten().filter_map(|id| self.configure(id)).collect();
         Ok((Negotiated { sdp, held }, errands))
+    }
+
+    /// What comes before two streams are bridged that live apart (of two calls, which meet now): the second moves to the first.
+    pub fn meeting(&self, a: &contract::StreamId, b: &contract::StreamId) -> Result<Option<Move>, Error> {
+        let ((a, to), (b, from)) = (self.alive(a)?, self.alive(b)?);
+        Ok((a != b && to != from).then_some(Move { id: b, from, to, attachment: self.attachment }))
+    }
+
+    /// It has moved. Should it have been ended meanwhile, then where it was: it is to be ended where it is.
+    pub fn moved(&mut self, it: Move) -> Option<Errand> {
+        if it.attachment != self.attachment {
+            return None;
+        }
+        let Some(stream) = self.streams.get_mut(&it.id) else {
+            return Some((it.to, Command::DestroyStream { id: it.id }));
+        };
+        if let Place::Alive { worker, .. } = &mut stream.place {
+            *worker = it.to;
+            // What it was told on its way has reached nobody.
+            stream.in_doubt = true;
+            self.workers.shift(&stream.owner.call_id, it.from, it.to);
+        }
+        if let Some(partner) = stream.partner.take() {
+            self.widow(partner, it.id);
+        }
+        self.changed.insert(it.id);
+        None
     }
 
     /// Bridges two streams; earlier partners of either are left alone.
@@ -321,6 +375,15 @@ impl Agent {
         Ok(Some(stream.exchange.remote().ok_or(nothing_to_mirror)?.terms.clone()))
     }
 
+    /// Whether a new leg is protected. Where nothing is said of those that we call, they are offered what their caller offers.
+    fn srtp_policy(&self, step: &Step) -> Result<Policy, Error> {
+        let Some(mirror) = mirror(step).filter(|_| self.options.srtp == Policy::Accepted) else {
+            return Ok(self.options.srtp);
+        };
+        let caller = self.streams.get(&parse_name(mirror)?).ok_or(Error::UnknownStream)?;
+        Ok(if caller.exchange.wants_protection() { Policy::Offered } else { Policy::Accepted })
+    }
+
     /// The configured address if it is of the peer's family, else the one that the peer is reached from.
     fn local_ip(
         &self,
@@ -402,9 +465,9 @@ impl Agent {
     }
 
     fn free(&mut self, stream: &Stream) {
-        if let Some((_, ports)) = stream.seat() {
+        if let Some((worker, ports)) = stream.seat() {
             self.ports.release(ports);
-            self.workers.leave(&stream.owner.call_id);
+            self.workers.leave(&stream.owner.call_id, worker);
         }
     }
 }

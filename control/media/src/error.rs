@@ -43,6 +43,12 @@ pub enum Error {
         /// The other's.
         b: usize,
     },
+    /// Every worker has more to do than it should: calls that exist keep their quality, new ones go elsewhere.
+    #[error("all {workers} workers of the dataplane are overloaded")]
+    Overloaded {
+        /// How many there are.
+        workers: usize,
+    },
     /// Every pair of ports is in use.
     #[error("no RTP port is free")]
     NoPorts,
@@ -71,6 +77,7 @@ impl From<Error> for BusError {
             Error::NoPorts | Error::Dataplane(Refused(Reason::PortInUse)) => {
                 BusError::transient("no_ports", text).retry_after_s(RETRY_AFTER_S)
             }
+            Error::Overloaded { .. } => BusError::transient("overloaded", text).retry_after_s(RETRY_AFTER_S),
             Error::Dataplane(Busy) => BusError::transient("busy", text).retry_after_s(RETRY_AFTER_S),
             Error::Dataplane(Gone | TimedOut) => BusError::transient("no_dataplane", text),
             Error::Dataplane(Refused(Reason::TableFull | Reason::NoFileDescriptor)) => {

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 /// Counters over all streams: name, description, where it stands in a record.
 type Row = (&'static str, &'static str, fn(&StreamRecord) -> u64);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     ("nebula_media_rtp_packets_received_total", "RTP packets accepted", |record| record.packets_in),
     ("nebula_media_rtp_bytes_received_total", "UDP payload bytes of accepted RTP", |record| record.bytes_in),
     ("nebula_media_rtp_packets_sent_total", "RTP packets sent", |record| record.packets_out),
@@ -24,6 +24,9 @@ const ROWS: [Row; 9] = [
     ("nebula_media_rtp_packets_duplicated_total", "RTP packets that came twice", |record| record.duplicated),
     ("nebula_media_rtcp_packets_received_total", "RTCP packets received", |record| record.rtcp_in),
     ("nebula_media_rtcp_packets_sent_total", "RTCP packets sent", |record| record.rtcp_out),
+    ("nebula_media_unreachable_total", "times that the network called a peer unreachable (ICMP)", |record| {
+        record.unreachable
+    }),
 ];
 const DROPS: &str = "nebula_media_packets_dropped_total";
 const JITTER: &str = "nebula_media_rtp_jitter_seconds";
@@ -76,6 +79,10 @@ impl Exporter {
             }
         }
         metrics::describe_counter!(DROPS, "packets refused, by reason");
+        // A rate needs a first value: reasons that never came up are shown as zero.
+        for reason in DropReason::ALL {
+            metrics::counter!(DROPS, "reason" => reason.name()).increment(0);
+        }
         metrics::describe_histogram!(JITTER, metrics::Unit::Seconds, "interarrival jitter (RFC 3550 A.8), sampled");
         metrics::describe_gauge!(STREAMS, "streams in the dataplane");
         metrics::describe_gauge!(LATCHED, "streams whose peer is known");
@@ -125,7 +132,8 @@ impl Exporter {
         metrics::gauge!(FREE_PORTS).set(free_ports as f64);
         for worker in 0..segment.sizes().workers {
             for counter in Counter::ALL {
-                let (name, value, worker) = (dataplane_name(counter), segment.counter(worker, counter), worker.to_string());
+                let (name, value, worker) =
+                    (dataplane_name(counter), segment.counter(worker, counter), worker.to_string());
                 match counter.is_gauge() {
                     true => metrics::gauge!(name, "worker" => worker).set(value as f64),
                     false => metrics::counter!(name, "worker" => worker).absolute(value),
@@ -164,12 +172,43 @@ fn meaning(counter: Counter) -> &'static str {
         Counter::TurnNanosMean => "nanoseconds of the mean turn in the last second",
         Counter::TickLatenessNanosMean => "nanoseconds that ticks of the last second were late on average",
         Counter::CpuPermille => "CPU time of the worker's thread in thousandths of the last second",
+        Counter::FramesReceived => "packets received as frames, by AF_XDP",
+        Counter::FramesSent => "packets sent as frames, by AF_XDP",
+        Counter::FramesRefused => "frames that were no datagrams, or damaged",
+        Counter::FramesLeftToKernel => "packets of a worker with AF_XDP that a socket sent, for want of a known way",
+        Counter::FramesHandedOver => "frames handed to the worker that has their port open",
+        Counter::FramesHandedOverDropped => "frames dropped because that worker's queue was full",
+        Counter::Overloaded => "1 while the worker has more to do than it should, and takes no new calls",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Names at the head of a line of docs/metrics.md's tables that begin with one of these.
+    fn documented(prefixes: &[&str]) -> std::collections::BTreeSet<String> {
+        let page = include_str!("../../../docs/metrics.md");
+        let names = page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0));
+        names.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_metric_of_media_and_dataplane_is_documented_and_no_other() {
+        // Of `service::recovery`, and of whoever supervises the dataplane.
+        let others = [
+            "nebula_media_dataplane_lost_total",
+            "nebula_media_dataplane_recovery_seconds",
+            "nebula_media_streams_lost_total",
+            "nebula_media_streams_resumed_total",
+            "nebula_dataplane_restarts_total",
+        ];
+        let ours =
+            [DROPS, JITTER, STREAMS, LATCHED, FREE_PORTS].into_iter().chain(ROWS.iter().map(|(name, _, _)| *name));
+        let mut all: std::collections::BTreeSet<String> = ours.chain(others).map(str::to_owned).collect();
+        all.extend(Counter::ALL.map(dataplane_name));
+        assert_eq!(all, documented(&["nebula_media_", "nebula_dataplane_"]), "docs/metrics.md names all of them");
+    }
 
     fn record(id: u64, packets_in: u64, lost: i64) -> StreamRecord {
         let mut record = StreamRecord { id, packets_in, lost, ..StreamRecord::default() };

@@ -16,6 +16,13 @@ pub fn is_expected(mode: Nat, local: IpAddr, signalled: Option<IpAddr>, source: 
     }
 }
 
+/// The address that a peer's media may come from besides the one it signalled: its SIP's. A phone on this host sends to our
+/// other addresses from those.
+pub fn learn_from(local: IpAddr, source: Option<IpAddr>) -> Option<IpAddr> {
+    let source = source.map(|source| source.to_canonical());
+    source.map(|source| if source.is_loopback() && !local.is_loopback() { local } else { source })
+}
+
 /// RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291 section 2.5.6: addresses that mean nothing outside their network.
 fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
@@ -57,6 +64,15 @@ mod tests {
         assert!(!is_expected(Nat::Auto, loopback.unwrap(), loopback, loopback));
         assert!(is_expected(Nat::Always, loopback.unwrap(), None, None));
         assert!(!is_expected(Nat::Never, loopback.unwrap(), ip("10.0.0.1"), ip("203.0.113.9")));
+    }
+
+    #[test]
+    fn a_peer_is_learned_from_where_its_sip_came_from() {
+        let learned = |local, source: &str| learn_from(ip(local).unwrap(), ip(source));
+        assert_eq!(learned("10.0.0.7", "::ffff:203.0.113.9"), ip("203.0.113.9"));
+        assert_eq!(learned("10.0.0.7", "127.0.0.1"), ip("10.0.0.7"));
+        assert_eq!(learned("127.0.0.1", "127.0.0.1"), ip("127.0.0.1"));
+        assert_eq!(learn_from(ip("10.0.0.7").unwrap(), None), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!
 //! - `sdp`: reads and writes session descriptions; what is kept of one and what is dropped stands in a table there.
 //! - `codecs`: what a payload type number stands for, and which two are the same codec.
+//! - `crypto`: `a=crypto`, and our own keys.
 //! - `negotiate`: pure functions from descriptions to descriptions and payload type maps.
 //! - `exchange`: the state machine of one stream: whose turn it is, what holds, what is pending.
 //!
@@ -13,6 +14,7 @@
 //! terminated on each leg. So two phones may use a codec that Nebula has never heard of.
 
 pub mod codecs;
+pub mod crypto;
 pub mod exchange;
 pub mod negotiate;
 pub mod sdp;
@@ -93,9 +95,24 @@ pub enum Incompatible {
     /// No audio line, or one with port 0.
     #[error("no audio is offered")]
     NoAudio,
-    /// The audio line is of another profile than RTP/AVP and RTP/AVPF.
+    /// The audio line is of another profile than RTP/AVP, RTP/AVPF, RTP/SAVP and RTP/SAVPF.
     #[error("transport {0} is not supported")]
     Profile(String),
+    /// A protected profile without an `a=crypto` that we can use; why the first cannot be used, if there is one.
+    #[error("no usable a=crypto{}", .0.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    NoCrypto(Option<crypto::Unusable>),
+    /// `a=crypto` of suites that are not configured, or an answer to none of ours.
+    #[error("no crypto suite in common")]
+    NoSuite,
+    /// The peer protects with the key that we do: each packet would give the other's away.
+    #[error("the peer answered with our own key")]
+    OurKey,
+    /// It offers what is turned off.
+    #[error("SRTP is turned off (media.srtp)")]
+    SrtpOff,
+    /// It does not offer what is required.
+    #[error("SRTP is required (media.srtp)")]
+    SrtpRequired,
     /// Nothing both ends speak.
     #[error("no codec in common")]
     NoCodec,

@@ -1,5 +1,7 @@
 //! What an operator may set about the media agent. Every key has its unit in its name or type, a default and a range.
 
+use crate::offer_answer::crypto::Policy;
+use nebula_ring::srtp::Suite;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,8 +23,16 @@ pub struct Options {
     pub rtp_timeout_s: u32,
     /// How long after its address became known (or changed) a peer behind NAT may show its real one, milliseconds.
     pub learning_window_ms: u32,
+    /// How often a peer that has fallen silent may be found again at another port of its address without a re-INVITE (its NAT
+    /// has forgotten it): not more than once in so long, milliseconds; 0 never.
+    pub relatch_interval_ms: u32,
     /// Which peers may be behind NAT.
     pub nat: Nat,
+    /// Whether media is protected: `off`, `accepted` (who offers it gets it), `offered` (to everybody, and may be declined),
+    /// `required`.
+    pub srtp: Policy,
+    /// The crypto suites that may be used, by their names in SDP, in order of preference.
+    pub srtp_suites: Vec<String>,
     /// The dataplane's attach socket.
     pub dataplane_socket: PathBuf,
     /// From a command to the dataplane to its answer, milliseconds.
@@ -54,7 +64,10 @@ impl Default for Options {
             rtp_port_max: 19_999,
             rtp_timeout_s: 60,
             learning_window_ms: 5_000,
+            relatch_interval_ms: 0,
             nat: Nat::Auto,
+            srtp: Policy::Accepted,
+            srtp_suites: SUITES.map(|suite| suite.name().to_owned()).to_vec(),
             dataplane_socket: "/run/nebula/dataplane.sock".into(),
             command_timeout_ms: 2_000,
             unclaimed_silence_s: 300,
@@ -62,7 +75,23 @@ impl Default for Options {
     }
 }
 
+/// The suites in our own order: AEAD before the others because it is one pass, 128 bits first because that is what everybody
+/// has and nobody breaks, tags of 32 bits last.
+const SUITES: [Suite; 6] = [
+    Suite::AeadAes128Gcm,
+    Suite::AeadAes256Gcm,
+    Suite::AesCm128HmacSha1_80,
+    Suite::AesCm256HmacSha1_80,
+    Suite::AesCm128HmacSha1_32,
+    Suite::AesCm256HmacSha1_32,
+];
+
 impl Options {
+    /// The configured suites, which `check` has found to be some.
+    pub fn suites(&self) -> Vec<Suite> {
+        self.srtp_suites.iter().filter_map(|name| Suite::from_name(name)).collect()
+    }
+
     /// The first key that makes no sense, if any.
     pub fn check(&self) -> Result<(), Error> {
         let pairs = crate::placement::pairs_between(self.rtp_port_min, self.rtp_port_max).count();
@@ -72,12 +101,17 @@ impl Options {
         for (key, value, min, max) in [
             ("rtp_timeout_s", self.rtp_timeout_s, 0, 86_400),
             ("learning_window_ms", self.learning_window_ms, 0, 600_000),
+            ("relatch_interval_ms", self.relatch_interval_ms, 0, 3_600_000),
             ("command_timeout_ms", self.command_timeout_ms, 1, 60_000),
             ("unclaimed_silence_s", self.unclaimed_silence_s, 1, 86_400),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(Error::OutOfRange { key, value, min, max });
             }
+        }
+        let unknown = self.srtp_suites.iter().find(|name| Suite::from_name(name).is_none());
+        if unknown.is_some() || self.srtp_suites.is_empty() {
+            return Err(Error::Suite { name: unknown.cloned() });
         }
         for (key, ip) in [("local_ip", self.local_ip), ("advertised_ip", self.advertised_ip)] {
             match ip {
@@ -91,7 +125,7 @@ impl Options {
 }
 
 /// An option that makes no sense. Every message begins with its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No room for a call, or privileged ports.
     #[error("media.rtp_port_min = {min} with rtp_port_max = {max}: must be 1024 or more and hold two pairs of ports")]
@@ -112,6 +146,16 @@ pub enum Error {
         min: u32,
         /// The most.
         max: u32,
+    },
+    /// No suite at all, or one that there is not.
+    #[error(
+        "media.srtp_suites {}: must name some of {}",
+        .name.as_ref().map_or("is empty".to_owned(), |name| format!("names {name:?}")),
+        SUITES.map(Suite::name).join(", ")
+    )]
+    Suite {
+        /// The one that is unknown.
+        name: Option<String>,
     },
     /// Nothing that a phone could send to.
     #[error("media.{key} = {ip} is no address to receive media at")]
@@ -140,6 +184,11 @@ mod tests {
             ),
             (Options { unclaimed_silence_s: 0, ..good.clone() }, "media.unclaimed_silence_s = 0 "),
             (Options { local_ip: multicast, ..good.clone() }, "media.local_ip = 224.0.0.1 "),
+            (
+                Options { srtp_suites: vec!["AES".into()], ..good.clone() },
+                "media.srtp_suites names \"AES\": must name some of AEAD_AES_128_GCM, ",
+            ),
+            (Options { srtp_suites: vec![], ..good.clone() }, "media.srtp_suites is empty: "),
             (Options { advertised_ip: Some([0; 4].into()), ..good.clone() }, "media.advertised_ip = 0.0.0.0 "),
         ] {
             let error = wrong.check().unwrap_err().to_string();

@@ -2,6 +2,8 @@
 //!
 //! RTP takes an even port and RTCP the odd one above it (RFC 3550 section 11); with rtcp-mux the odd one rests unused.
 
+use crate::error::Error;
+use crate::ring_client::Error as RingError;
 use nebula_bus::contract::CallId;
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -70,10 +72,12 @@ impl Ports {
     }
 }
 
-/// Which worker each call lives on. All streams of a call share one, so that bridging them needs no hand-over.
+/// Which worker each call lives on. All streams of a call share one, so that bridging them needs no hand-over. A worker that
+/// is overloaded gets no new call; the calls that it has may grow.
 #[derive(Debug, Default)]
 pub struct Workers {
     streams: Vec<u32>,
+    overloaded: Vec<bool>,
     calls: HashMap<CallId, Seat>,
 }
 
@@ -86,20 +90,33 @@ struct Seat {
 impl Workers {
     /// So many workers, with nothing on them.
     pub fn new(count: usize) -> Self {
-        Self { streams: vec![0; count], calls: HashMap::new() }
+        Self { streams: vec![0; count], overloaded: vec![false; count], calls: HashMap::new() }
     }
 
-    /// Counts a stream in and says on which worker: its call's, else the least loaded. None if there are no workers.
-    pub fn join(&mut self, call: &CallId) -> Option<usize> {
+    /// A worker has more to do than it should, or no longer.
+    pub fn overload(&mut self, worker: usize, on: bool) {
+        if let Some(overloaded) = self.overloaded.get_mut(worker) {
+            *overloaded = on;
+        }
+    }
+
+    /// Counts a stream in and says on which worker: its call's, else that with the fewest streams of those that are not
+    /// overloaded.
+    pub fn join(&mut self, call: &CallId) -> Result<usize, Error> {
         if let Some(seat) = self.calls.get_mut(call) {
             seat.streams += 1;
             self.streams[seat.worker] += 1;
-            return Some(seat.worker);
+            return Ok(seat.worker);
         }
-        let worker = (0..self.streams.len()).min_by_key(|&worker| self.streams[worker])?;
+        let workers = self.streams.len();
+        if workers == 0 {
+            return Err(RingError::Gone.into());
+        }
+        let free = (0..workers).filter(|&worker| !self.overloaded[worker]);
+        let worker = free.min_by_key(|&worker| self.streams[worker]).ok_or(Error::Overloaded { workers })?;
         self.calls.insert(call.clone(), Seat { worker, streams: 1 });
         self.streams[worker] += 1;
-        Some(worker)
+        Ok(worker)
     }
 
     /// Counts in a stream that is there already.
@@ -110,10 +127,21 @@ impl Workers {
         }
     }
 
-    /// Counts a stream out.
-    pub fn leave(&mut self, call: &CallId) {
+    /// A stream of the call goes from one worker to another. Later ones of the call go where it went.
+    pub fn shift(&mut self, call: &CallId, from: usize, to: usize) {
+        if let (Some(seat), true) = (self.calls.get_mut(call), from.max(to) < self.streams.len()) {
+            self.streams[from] = self.streams[from].saturating_sub(1);
+            self.streams[to] += 1;
+            seat.worker = to;
+        }
+    }
+
+    /// Counts a stream out that was on this worker.
+    pub fn leave(&mut self, call: &CallId, worker: usize) {
         let Some(seat) = self.calls.get_mut(call) else { return };
-        self.streams[seat.worker] -= 1;
+        if let Some(load) = self.streams.get_mut(worker) {
+            *load = load.saturating_sub(1);
+        }
         seat.streams -= 1;
         if seat.streams == 0 {
             self.calls.remove(call);
@@ -158,13 +186,39 @@ mod tests {
     fn a_call_stays_on_one_worker_and_calls_spread() {
         let mut workers = Workers::new(2);
         let (a, b, c) = ("a".into(), "b".into(), "c".into());
-        assert_eq!([workers.join(&a), workers.join(&b), workers.join(&a)], [Some(0), Some(1), Some(0)]);
-        assert_eq!(workers.join(&c), Some(1), "the less loaded");
-        workers.leave(&a);
-        workers.leave(&a);
-        workers.leave(&a);
-        assert_eq!(workers.join(&"d".into()), Some(0));
-        assert_eq!(Workers::new(0).join(&a), None);
+        assert_eq!([workers.join(&a), workers.join(&b), workers.join(&a)], [Ok(0), Ok(1), Ok(0)]);
+        assert_eq!(workers.join(&c), Ok(1), "the less loaded");
+        workers.leave(&a, 0);
+        workers.leave(&a, 0);
+        workers.leave(&a, 0);
+        assert_eq!(workers.join(&"d".into()), Ok(0));
+        assert_eq!(Workers::new(0).join(&a), Err(RingError::Gone.into()));
+    }
+
+    #[test]
+    fn a_stream_that_moves_takes_its_calls_later_ones_along() {
+        let mut workers = Workers::new(2);
+        let (a, b) = ("a".into(), "b".into());
+        assert_eq!([workers.join(&a), workers.join(&b)], [Ok(0), Ok(1)]);
+        workers.shift(&b, 1, 0);
+        assert_eq!([workers.join(&b), workers.join(&"c".into())], [Ok(0), Ok(1)]);
+        [0, 0].into_iter().for_each(|worker| workers.leave(&b, worker));
+        assert_eq!(workers.join(&b), Ok(0), "both have one, and the call is forgotten");
+    }
+
+    #[test]
+    fn who_is_overloaded_gets_no_new_calls_and_keeps_those_it_has() {
+        let mut workers = Workers::new(2);
+        let (a, b) = ("a".into(), "b".into());
+        assert_eq!(workers.join(&a), Ok(0));
+        workers.overload(0, true);
+        workers.overload(7, true);
+        assert_eq!([workers.join(&b), workers.join(&"c".into()), workers.join(&a)], [Ok(1), Ok(1), Ok(0)]);
+        workers.overload(1, true);
+        assert_eq!(workers.join(&"d".into()), Err(Error::Overloaded { workers: 2 }));
+        assert_eq!(workers.join(&b), Ok(1), "a call that exists");
+        workers.overload(0, false);
+        assert_eq!(workers.join(&"d".into()), Ok(0));
     }
 
     proptest! {

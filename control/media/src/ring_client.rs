@@ -54,6 +54,13 @@ pub enum News {
         /// The stream.
         id: StreamId,
     },
+    /// A worker has more to do than it should, or no longer.
+    Overload {
+        /// Which.
+        worker: usize,
+        /// Whether.
+        on: bool,
+    },
 }
 
 /// Why a command failed.
@@ -206,6 +213,7 @@ impl LaneState {
                 Event::Failed { correlation, reason } => (correlation, Err(Error::Refused(reason))),
                 Event::StreamUp { id, remote } => return Some(News::Up { id, remote }),
                 Event::RtpTimeout { id } => return Some(News::Silent { id }),
+                Event::Overload { on } => return Some(News::Overload { worker: self.handle.index(), on }),
             };
             // Nobody waits any more for an answer that came too late.
             if let Some(waiter) = self.outstanding.remove(&correlation) {

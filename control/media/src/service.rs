@@ -292,9 +292,33 @@ impl Service {
 
     fn bridge(self: &Arc<Self>, bridge: &Bridge) -> impl Future<Output = Result<Accepted, Error>> + Send + use<> {
         let mut agent = lock(&self.agent);
-        let done = agent.bridge(&bridge.a, &bridge.b).map(|errands| self.submit(errands));
+        let meeting = agent.meeting(&bridge.a, &bridge.b);
+        let moving = meeting.as_ref().ok().copied().flatten().map(|it| {
+            let (worker, command) = it.errand();
+            (it, self.ring.submit(worker, &command))
+        });
+        let done = match &moving {
+            None => Some(agent.bridge(&bridge.a, &bridge.b).map(|errands| self.submit(errands))),
+            Some(_) => None,
+        };
         self.keep(&mut agent);
+        drop(agent);
+        let (service, bridge) = (self.clone(), bridge.clone());
         async move {
+            let done = match (moving, done) {
+                (Some((it, moved)), _) => {
+                    moved.await?;
+                    let mut agent = lock(&service.agent);
+                    if let Some(end) = agent.moved(it) {
+                        service.insist(end);
+                    }
+                    let done = agent.bridge(&bridge.a, &bridge.b).map(|errands| service.submit(errands));
+                    service.keep(&mut agent);
+                    done
+                }
+                (None, Some(done)) => done,
+                (None, None) => Err(Error::UnknownStream),
+            };
             done?.await?;
             Ok(Accepted {})
         }
@@ -408,6 +432,7 @@ fn stream_of(command: &Command) -> u64 {
         Command::CreateStream { id, .. }
         | Command::ResumeStream { id, .. }
         | Command::UpdateStream { id, .. }
+        | Command::MigrateStream { id, .. }
         | Command::DestroyStream { id } => id.0,
         Command::CreateBridge { a, .. } | Command::DestroyBridge { a, .. } => a.0,
     }
@@ -429,7 +454,9 @@ fn final_stats(record: Option<&StreamRecord>, farewell: Farewell) -> StreamStats
 fn random() -> Result<Random, Error> {
     let id = getrandom::u64().map_err(|_| Error::NoRandom)?.max(1);
     let ssrc = getrandom::u32().map_err(|_| Error::NoRandom)?.max(1);
-    Ok(Random { id, ssrc })
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| Error::NoRandom)?;
+    Ok(Random { id, ssrc, seed })
 }
 
 /// The clock of the stream table.

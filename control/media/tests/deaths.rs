@@ -103,6 +103,7 @@ impl Dataplane {
                 }
             }
             Command::DestroyBridge { a, .. } => self.part(a.0),
+            Command::MigrateStream { .. } => unreachable!("the streams of a call live together"),
         }
     }
 
@@ -314,7 +315,7 @@ impl World {
             step,
             source: Some("127.0.0.1:5060".into()),
         };
-        let drawn = Drawn { id: self.random.bits() | 1, ssrc: self.random.bits() as u32 | 1 };
+        let drawn = Drawn { id: self.random.bits() | 1, ssrc: self.random.bits() as u32 | 1, seed: [7; 32] };
         let draft = self.agent.draft(&create, drawn, Some(1), |_| None).ok()?;
         self.dataplane.apply(&draft.errand());
         let (name, _) = self.agent.admit(draft).expect("the same attachment");

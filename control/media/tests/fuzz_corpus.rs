@@ -11,6 +11,11 @@ fn sdps() {
 }
 
 #[test]
+fn crypto_lines() {
+    corpus::run("crypto", sdp::crypto);
+}
+
+#[test]
 fn stream_snapshots() {
     corpus::run("stream_snapshot", sdp::stream_snapshot);
 }

@@ -321,6 +321,64 @@ async fn an_echo_speaks_on_after_the_dataplane_has_died() {
     stage.agent.stop().await;
 }
 
+/// One phone protects, the other does not: each hears the other, also after the death, with the SSRC of before, the keys of
+/// before, and under no number twice.
+#[tokio::test]
+async fn a_protected_call_goes_on_after_the_dataplane_has_died() {
+    use base64::engine::{Engine, general_purpose::STANDARD};
+    use webrtc_srtp::{context::Context as Srtp, protection_profile::ProtectionProfile};
+    let folder = tempfile::tempdir().unwrap();
+    for (suite, profile, key_bytes, salt_bytes) in [
+        ("AEAD_AES_128_GCM", ProtectionProfile::AeadAes128Gcm, 16, 12),
+        ("AES_CM_128_HMAC_SHA1_80", ProtectionProfile::Aes128CmHmacSha1_80, 16, 14),
+    ] {
+        let Some((mut stage, mut dataplane)) = stage(folder.path()).await else { return };
+        let (alice, bob) = (Phone::new(0xa11ce).await, Phone::new(0xb0b).await);
+        let hers: Vec<u8> = (0..key_bytes + salt_bytes).collect();
+        let offer = alice.sdp(96).replace("RTP/AVP", "RTP/SAVP");
+        let offer = format!("{offer}a=crypto:5 {suite} inline:{}|2^31\r\n", STANDARD.encode(&hers));
+        let (a, _) = stage.create(Mode::Bridge, Step::RemoteOffer { sdp: offer }).await;
+        let (b, to_bob) = stage.create(Mode::Bridge, Step::LocalOffer { mirror: Some(a.clone()) }).await;
+        let to_bob = to_bob.unwrap();
+        assert!(to_bob.contains("RTP/AVP 96\r\n") && to_bob.contains("a=crypto:1 "), "he may decline: {to_bob}");
+        stage.update(&b, Step::RemoteAnswer { sdp: bob.sdp(96) }).await;
+        let to_alice = stage.update(&a, Step::LocalAnswer { mirror: Some(b.clone()) }).await.unwrap();
+        stage.call::<BridgeCreate>(Bridge { a: a.clone(), b: b.clone() }).await;
+        let (at_a, at_b) = (media_address(&to_alice), media_address(&to_bob));
+        let ours = to_alice.split_once(&format!("a=crypto:5 {suite} inline:")).unwrap().1.lines().next().unwrap();
+        let ours = STANDARD.decode(ours).unwrap();
+        let split = |key: &[u8]| {
+            let (key, salt) = key.split_at(key_bytes.into());
+            Srtp::new(key, salt, profile, None, None).unwrap()
+        };
+        let (mut out, mut heard) = (split(&hers), split(&ours));
+        let mut said = Vec::new();
+        for sequence in 1..=2 * PACKETS {
+            if sequence == PACKETS {
+                stage.told::<StreamUp>().await;
+                stage.told::<StreamUp>().await;
+                dataplane.kill();
+                stage.told::<DataplaneLost>().await;
+                dataplane = Dataplane::start(&folder.path().join("socket")).unwrap();
+                stage.told::<DataplaneBack>().await;
+            }
+            let packet = out.encrypt_rtp(&alice.packet(96, sequence)).unwrap();
+            alice.rtp.send_to(&packet, &at_a).await.unwrap();
+            assert_eq!(bob.hear().await, (96, sequence, vec![sequence as u8; 60]), "as she said it");
+            bob.say(&at_b, 96, sequence).await;
+            let read = heard.decrypt_rtp(&alice.hear_all().await).unwrap();
+            assert_eq!((&read[8..12], &read[12..]), (&0xb0bu32.to_be_bytes()[..], &[sequence as u8; 60][..]));
+            said.push(u16::from_be_bytes([read[2], read[3]]));
+        }
+        assert!(said.is_sorted_by(|a, b| a < b), "no number comes twice: {said:?}");
+        // A stranger who sends plain RTP from her very address is not heard.
+        alice.say(&at_a, 96, 2 * PACKETS + 1).await;
+        let stats = stage.call::<StreamDestroy>(Stream { stream_id: a }).await;
+        assert_eq!(stats.drops.get("drop_bad_tag"), Some(&1), "{stats:?}");
+        stage.agent.stop().await;
+    }
+}
+
 /// 50 calls, each of two phones that say something every 20 ms.
 const CALLS: usize = 50;
 const PACKET_INTERVAL: Duration = Duration::from_millis(20);

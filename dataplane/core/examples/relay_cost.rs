@@ -3,7 +3,7 @@
 //! With an argument it relays that many packets and says nothing: for `valgrind --tool=callgrind`, whose instruction
 //! counts of two such runs, subtracted, leave the packets alone.
 
-use nebula_core::driver::{Component, Driver, Generation, OpenError, Socket, StreamIndex};
+use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
 use nebula_core::time::Nanos;
@@ -45,11 +45,14 @@ fn config(stream: u32) -> StreamConfig {
         remote_rtcp: None,
         nat_expected: false,
         learning_window_ms: 0,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Bridge,
         rtp_timeout_ms: 30_000,
         ssrc: 1,
+        srtp: None,
         payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
     }
 }
@@ -79,7 +82,7 @@ fn main() {
         let generation = Generation(stream + 1);
         let socket = Socket { stream: StreamIndex(stream), generation, component: Component::Rtp };
         let source = (round == 0).then(|| remote(stream));
-        engine.receive(now, socket, source, black_box(&mut packet), &mut Nothing, &mut events);
+        engine.receive(now, socket, source, &mut Datagram::whole(black_box(&mut packet)), &mut Nothing, &mut events);
         if stream % 64 == 63 {
             engine.tick(now, &mut Nothing, &mut events);
             engine.for_each_dirty(|index, view| {

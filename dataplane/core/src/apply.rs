@@ -3,6 +3,7 @@
 
 use crate::driver::{Component, Driver, OpenError, Socket, StreamIndex, bindable};
 use crate::egress::echo::Echo;
+use crate::egress::protect;
 use crate::egress::report::Reporter;
 use crate::limits::RTCP_BYTES_MAX;
 use crate::record;
@@ -10,6 +11,7 @@ use crate::stream::{Stream, expectation};
 use crate::table::Table;
 use crate::time::Nanos;
 use nebula_ring::command::{Command, StreamConfig, StreamId};
+use nebula_ring::drops::DropReason;
 use nebula_ring::event::Reason;
 use nebula_ring::table::StreamRecord;
 use std::net::SocketAddr;
@@ -23,6 +25,8 @@ pub(crate) fn apply(table: &mut Table, now: Nanos, command: &Command, driver: &m
         Command::DestroyStream { id } => destroy_stream(table, now, *id, driver),
         Command::CreateBridge { a, b } => create_bridge(table, now, *a, *b, driver),
         Command::DestroyBridge { a, b } => destroy_bridge(table, now, *a, *b, driver),
+        // Between engines: their workers' affair.
+        Command::MigrateStream { .. } => Err(Reason::Invalid),
     }
 }
 
@@ -59,6 +63,10 @@ fn create_stream(
         driver.connect(socket, peer);
     }
     table.occupy(index, stream);
+    secure(table, now, index, config);
+    if let (Some(safe), Some(record)) = (table[index].safe, record) {
+        table.vault.keys_mut(safe).resume(record);
+    }
     settle(table, now, index, driver);
     Ok(())
 }
@@ -79,15 +87,20 @@ fn update_stream(
     if (config.local_ip, config.rtp_port) != (before.local_ip, before.rtp_port) || rtcp_port_moved {
         return Err(Reason::Invalid);
     }
+    if !keys_follow(before, config) {
+        return Err(Reason::Invalid);
+    }
     let (rtp, rtcp) = (stream.socket(index, Component::Rtp), stream.socket(index, Component::Rtcp));
     if was_muxed && !muxed {
         driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)).map_err(refused)?;
     }
     // Nothing fails from here on.
     if config.ssrc != before.ssrc {
-        leave(stream, now, index, driver);
-        stream.echo = Echo::new(config.ssrc);
+        leave(table, now, index, driver);
+        table[index].echo = Echo::new(config.ssrc);
     }
+    secure(table, now, index, config);
+    let stream = &mut table[index];
     let expected_anew =
         (config.receive, config.rtp_timeout_ms) != (stream.config.receive, stream.config.rtp_timeout_ms);
     let reopened = stream.latch.expect(expectation(now, config));
@@ -101,7 +114,7 @@ fn update_stream(
     } else if reopened.rtcp {
         driver.disconnect(rtcp);
     }
-    if reopened.rtp || expected_anew {
+    if reopened.known || expected_anew {
         stream.silent_since = now;
         stream.timed_out = false;
     }
@@ -112,16 +125,25 @@ fn update_stream(
 fn destroy_stream(table: &mut Table, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
     let index = table.find(id).ok_or(Reason::UnknownStream)?;
     let peer = part(table, index);
+    leave(table, now, index, driver);
     let stream = &mut table[index];
-    leave(stream, now, index, driver);
     let sockets: [Option<Socket>; 2] =
         [Some(stream.socket(index, Component::Rtp)), (!stream.muxed()).then(|| stream.socket(index, Component::Rtcp))];
     sockets.into_iter().flatten().for_each(|socket| driver.close(socket));
+    let safe = stream.safe.take();
+    table.vault.empty(safe);
     table.release(index);
     if let Some(peer) = peer {
         settle(table, now, peer, driver);
     }
     Ok(())
+}
+
+/// Ends a stream here that goes on elsewhere: without a BYE.
+pub(crate) fn hand_over(table: &mut Table, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+    let index = table.find(id).ok_or(Reason::UnknownStream)?;
+    table[index].reporter = None;
+    destroy_stream(table, now, id, driver)
 }
 
 fn create_bridge(
@@ -180,7 +202,7 @@ fn part(table: &mut Table, index: StreamIndex) -> Option<StreamIndex> {
 fn settle(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
     let stream = &mut table[index];
     if !stream.terminates() {
-        leave(stream, now, index, driver);
+        leave(table, now, index, driver);
     } else if stream.reporter.is_none() {
         stream.reporter = Some(Reporter::new(now, stream.config.ssrc));
     }
@@ -189,15 +211,44 @@ fn settle(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl D
 }
 
 /// Ends our own source with a BYE, if it was heard of.
-fn leave(stream: &mut Stream, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+fn leave(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+    let stream = &mut table[index];
     let Some(mut reporter) = stream.reporter.take() else { return };
     if let Some(to) = stream.rtcp_to
         && reporter.owes_bye(&stream.echo)
     {
         let mut buffer = [0; RTCP_BYTES_MAX];
         let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), true, &mut buffer);
-        driver.send(stream.rtcp_socket(index), to, packet);
-        stream.stats.rtcp_sent += 1;
+        protect::send_report(table, index, to, packet, driver);
+    }
+}
+
+/// The peer speaks under our own SSRC: ours ends with a BYE and another begins (RFC 3550 section 8.2).
+pub(crate) fn collide(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) -> Result<(), DropReason> {
+    let echo = table[index].echo.after_collision().ok_or(DropReason::Loop)?;
+    leave(table, now, index, driver);
+    table[index].echo = echo;
+    settle(table, now, index, driver);
+    Ok(())
+}
+
+/// Brings a stream's keys in line with a configuration.
+fn secure(table: &mut Table, now: Nanos, index: StreamIndex, config: &StreamConfig) {
+    let safe = table[index].safe;
+    table[index].safe = table.vault.keep(now, safe, config.srtp.as_ref());
+    if table[index].safe.is_some() {
+        // From now on a successor knows which keys it goes on with.
+        table.press(index);
+    }
+}
+
+/// Whether no key comes back that was replaced, and none changes under its serial: it would protect with the same indices
+/// again.
+fn keys_follow(before: &StreamConfig, after: &StreamConfig) -> bool {
+    let keys = |config: &StreamConfig| config.srtp.as_ref().and_then(|srtp| srtp.send.clone());
+    match (keys(before), keys(after)) {
+        (Some(before), Some(after)) => after.serial > before.serial || after == before,
+        _ => true,
     }
 }
 

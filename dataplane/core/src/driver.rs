@@ -34,6 +34,66 @@ pub struct Socket {
     pub component: Component,
 }
 
+/// A packet as it lies in a driver's buffer, with room behind it: SRTP makes packets longer and shorter in place. Handed to
+/// `Engine::receive`; what it then holds is what `forward` sends.
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    buffer: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Datagram<'a> {
+    /// The first `len` bytes of a buffer are the packet, cut to what the buffer holds.
+    #[inline]
+    pub fn new(buffer: &'a mut [u8], len: usize) -> Self {
+        let len = len.min(buffer.len());
+        Self { buffer, len }
+    }
+
+    /// A packet without room behind it.
+    pub fn whole(packet: &'a mut [u8]) -> Self {
+        let len = packet.len();
+        Self { buffer: packet, len }
+    }
+
+    /// Its length now.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How long it can become.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Makes it shorter or longer; what is new at its end is whatever lay there. At most `capacity`.
+    #[inline]
+    pub fn set_len(&mut self, len: usize) {
+        self.len = len.min(self.buffer.len());
+    }
+}
+
+impl AsRef<[u8]> for Datagram<'_> {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl AsMut<[u8]> for Datagram<'_> {
+    #[inline]
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[..self.len]
+    }
+}
+
 /// What the engine asks of a driver. Called only from inside a turn; nothing blocks; packets leave at the turn's end.
 pub trait Driver {
     /// Binds a socket and starts to receive on it.
@@ -53,8 +113,8 @@ pub trait Driver {
     /// source, or not at all.
     fn disconnect(&mut self, socket: Socket);
 
-    /// Sends the packet that the engine is just handling, without copying it, as it stands when `receive` returns. At
-    /// most once per packet, and its length never changes. `from` is a socket of the other leg when it is relayed.
+    /// Sends the packet that the engine is just handling, without copying it, as it stands when `receive` returns, with the
+    /// length it then has. At most once per packet. `from` is a socket of the other leg when it is relayed.
     fn forward(&mut self, from: Socket, to: SocketAddr);
 
     /// Sends bytes of the engine's own making (RTCP). The driver copies them.

@@ -1,19 +1,20 @@
 //! A worker's engine: one call per input, each fully handled before the next.
 
-use crate::apply::apply;
-use crate::driver::{Driver, Socket, StreamIndex};
+use crate::apply::{apply, collide, hand_over};
+use crate::driver::{Component, Datagram, Driver, Socket, StreamIndex};
+use crate::egress::protect;
 use crate::egress::relay::{self, Fate};
 use crate::ingress::classify::{Kind, classify};
 use crate::ingress::latch::Verdict;
+use crate::ingress::unprotect;
 use crate::limits::{Limits, PACKET_BYTES_MAX, RTCP_BYTES_MAX, TIMERS_PER_TICK_MAX};
-use crate::stream::Stream;
 use crate::table::Table;
 use crate::time::Nanos;
 use crate::view::StreamView;
 use crate::wire::{rtcp, rtp};
-use nebula_ring::command::Command;
+use nebula_ring::command::{Command, StreamId};
 use nebula_ring::drops::{DropCounters, DropReason};
-use nebula_ring::event::Event;
+use nebula_ring::event::{Event, Reason};
 use std::net::SocketAddr;
 
 /// Where the engine's events go.
@@ -69,7 +70,7 @@ impl Engine {
         now: Nanos,
         socket: Socket,
         source: Option<SocketAddr>,
-        packet: &mut [u8],
+        packet: &mut Datagram<'_>,
         driver: &mut impl Driver,
         events: &mut impl EventSink,
     ) {
@@ -92,7 +93,7 @@ impl Engine {
                 self.totals.consumed += 1;
             }
             Err(reason) => {
-                stream.refuse(reason, source, packet);
+                stream.refuse(reason, source, packet.as_ref());
                 self.totals.drops.count(reason);
             }
         }
@@ -147,6 +148,33 @@ impl Engine {
         self.table.for_each_dirty(visit);
     }
 
+    /// Visits the streams that the table must show before the packets of this turn leave: SRTP indices that a successor must
+    /// not use again. To be called after each turn's packets, commands and timers, and before their packets are sent.
+    pub fn for_each_pressing(&mut self, visit: impl FnMut(StreamIndex, &StreamView<'_>)) {
+        self.table.for_each_pressing(visit);
+    }
+
+    /// An open stream by its name.
+    pub fn find(&self, id: StreamId) -> Option<(StreamIndex, StreamView<'_>)> {
+        self.table.find(id).map(|index| (index, self.table.view(index)))
+    }
+
+    /// Forgets a stream that another engine goes on with: its sockets are closed, nobody is told, and its place is shown once
+    /// more as free.
+    pub fn hand_over(&mut self, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+        let now = self.advance(now);
+        hand_over(&mut self.table, now, id, driver)
+    }
+
+    /// Its sockets and their addresses.
+    pub fn sockets(&self, id: StreamId) -> Option<[Option<(Socket, SocketAddr)>; 2]> {
+        let index = self.table.find(id)?;
+        let stream = &self.table[index];
+        let at = |component, port| (stream.socket(index, component), SocketAddr::new(stream.config.local_ip, port));
+        let rtcp = (!stream.muxed()).then(|| at(Component::Rtcp, stream.config.rtcp_port));
+        Some([Some(at(Component::Rtp, stream.config.rtp_port)), rtcp])
+    }
+
     /// All open streams, for tests and inspection.
     pub fn streams(&self) -> impl Iterator<Item = (StreamIndex, StreamView<'_>)> {
         self.table.open()
@@ -169,7 +197,7 @@ impl Engine {
         now: Nanos,
         socket: Socket,
         source: Option<SocketAddr>,
-        packet: &mut [u8],
+        packet: &mut Datagram<'_>,
         driver: &mut impl Driver,
         events: &mut impl EventSink,
     ) -> Result<Fate, DropReason> {
@@ -177,7 +205,7 @@ impl Engine {
             return Err(DropReason::TooLong);
         }
         let muxed = self.table[socket.stream].muxed();
-        match classify(socket.component, muxed, packet)? {
+        match classify(socket.component, muxed, packet.as_ref())? {
             Kind::Rtp => self.handle_rtp(now, socket, source, packet, driver, events),
             Kind::Rtcp => self.handle_rtcp(now, socket, source, packet, driver),
         }
@@ -189,7 +217,7 @@ impl Engine {
         now: Nanos,
         socket: Socket,
         source: Option<SocketAddr>,
-        packet: &mut [u8],
+        packet: &mut Datagram<'_>,
         driver: &mut impl Driver,
         events: &mut impl EventSink,
     ) -> Result<Fate, DropReason> {
@@ -197,17 +225,35 @@ impl Engine {
         if stream.latch.is_foreign(source) {
             return Err(DropReason::ForeignSource);
         }
+        unprotect::rtp(&mut self.table, now, socket.stream, packet)?;
+        let stream = &mut self.table[socket.stream];
         let packet = rtp::Packet::new_checked(packet).map_err(|error| match error {
             rtp::Error::Truncated { .. } => DropReason::Truncated,
             rtp::Error::BadVersion(_) => DropReason::BadVersion,
             rtp::Error::BadPadding { .. } => DropReason::BadPadding,
         })?;
         let payload_type = stream.payload_type(packet.payload_type()).ok_or(DropReason::UnknownPayloadType)?;
-        if let Verdict::Latched(remote) = stream.latch.rtp(now, source, packet.ssrc(), packet.sequence())? {
-            stream.aim();
-            driver.connect(socket, remote);
-            events.push(Event::StreamUp { id: stream.id, remote });
+        match stream.latch.rtp(now, source, packet.ssrc(), packet.sequence())? {
+            Verdict::Known => {}
+            Verdict::OnTrial { passes } => {
+                stream.aim();
+                if !passes {
+                    return Err(DropReason::Learning);
+                }
+            }
+            Verdict::Latched(remote) => {
+                stream.aim();
+                if stream.latch.is_settled() {
+                    driver.connect(socket, remote);
+                }
+                events.push(Event::StreamUp { id: stream.id, remote });
+            }
+            Verdict::Settled(remote) => driver.connect(socket, remote),
         }
+        if packet.ssrc() == stream.echo.ssrc() && stream.terminates() {
+            collide(&mut self.table, now, socket.stream, driver)?;
+        }
+        let stream = &mut self.table[socket.stream];
         if !stream.config.receive {
             return Err(DropReason::Direction);
         }
@@ -224,17 +270,22 @@ impl Engine {
         now: Nanos,
         socket: Socket,
         source: Option<SocketAddr>,
-        packet: &[u8],
+        packet: &mut Datagram<'_>,
         driver: &mut impl Driver,
     ) -> Result<Fate, DropReason> {
-        let compound = rtcp::Compound::new_checked(packet).map_err(|_| DropReason::BadRtcp)?;
+        unprotect::rtcp(&mut self.table, now, socket.stream, packet)?;
+        rtcp::Compound::new_checked(packet.as_ref()).map_err(|_| DropReason::BadRtcp)?;
         let stream = &mut self.table[socket.stream];
-        if let Verdict::Latched(remote) = stream.latch.rtcp(source)? {
-            stream.aim();
-            driver.connect(socket, remote);
+        match stream.latch.rtcp(source)? {
+            Verdict::Known => {}
+            Verdict::OnTrial { .. } => stream.aim(),
+            Verdict::Latched(remote) | Verdict::Settled(remote) => {
+                stream.aim();
+                driver.connect(socket, remote);
+            }
         }
         stream.stats.rtcp_received += 1;
-        relay::rtcp(&mut self.table, now, socket.stream, compound, driver)
+        relay::rtcp(&mut self.table, now, socket.stream, packet, driver)
     }
 
     /// Serves one stream's timer: silence, then our own report.
@@ -245,9 +296,8 @@ impl Engine {
             events.push(Event::RtpTimeout { id: stream.id });
             self.table.touch(index);
         }
-        let stream = &mut self.table[index];
-        if stream.reporter.is_some_and(|r| r.next_at() <= now) {
-            report(stream, now, index, driver);
+        if self.table[index].reporter.is_some_and(|r| r.next_at() <= now) {
+            report(&mut self.table, now, index, driver);
             self.table.touch(index);
         }
         self.table.rearm(now, index);
@@ -255,12 +305,11 @@ impl Engine {
 }
 
 /// Sends a stream's own report, once there is something to say and somebody to say it to.
-fn report(stream: &mut Stream, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
-    let socket = stream.rtcp_socket(index);
+fn report(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+    let stream = &mut table[index];
     let Some(reporter) = &mut stream.reporter else { return };
     let (Some(to), true) = (stream.rtcp_to, stream.source.is_some()) else { return reporter.skip(now) };
     let mut buffer = [0; RTCP_BYTES_MAX];
     let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), false, &mut buffer);
-    driver.send(socket, to, packet);
-    stream.stats.rtcp_sent += 1;
+    protect::send_report(table, index, to, packet, driver);
 }

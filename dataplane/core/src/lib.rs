@@ -3,7 +3,8 @@
 //! One worker thread owns an [`Engine`](engine::Engine) and its [`Driver`](driver::Driver). Nothing here knows a socket,
 //! a clock, a thread or a random source, and nothing allocates after `Engine::new`. A packet's path is `engine::receive`
 //! -> `ingress::classify`
-//! -> `wire` -> `ingress::latch` -> `source` (statistics) -> `egress::relay` -> `Driver::forward`.
+//! -> `ingress::unprotect` -> `wire` -> `ingress::latch` -> `source` (statistics) -> `egress::relay` -> `egress::protect` ->
+//! `Driver::forward`.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -16,6 +17,7 @@ pub mod limits;
 pub mod record;
 pub mod source;
 pub mod stats;
+pub mod srtp;
 mod stream;
 mod table;
 pub mod time;

@@ -29,6 +29,28 @@ pub const PACKET_BYTES_MAX: usize = 1500 - 20 - 8;
 /// In-order packets of one source that prove it to be the peer behind NAT (RFC 3550 A.1 asks two of any source).
 pub const LATCH_PACKETS: u8 = 4;
 
+/// How long the source that has proved itself must then talk without a pause before it is the peer: five packets of 20 ms,
+/// less their jitter.
+pub const LATCH_STEADY_MS: u64 = 90;
+
+/// What is a pause: longer than any packet time in use, shorter than what a sprayer of all ports needs for a round.
+pub const LATCH_PAUSE_MS: u64 = 150;
+
+/// Packets that come sooner than this after the last are no further proof: who sprays all ports sends bursts, who talks does
+/// not.
+pub const LATCH_SPACING_MS: u64 = 5;
+
+/// Packets that sources may have relayed before they have lasted, and packets that may be sent to them: each so many for a
+/// stream, whoever tries how often.
+pub const TRIAL_PACKETS: u8 = 5;
+
+/// How long a peer must be silent before it may be found again at another port (`StreamConfig::relatch_interval_ms`).
+pub const RELATCH_SILENCE_MS: u64 = 1_000;
+
+/// How long after a change the SRTP key before it is still believed: packets in flight, and a peer that changes when it has
+/// our answer. Some round trips.
+pub const KEY_OVERLAP_MS: u64 = 2_000;
+
 /// Foreign sources that are watched at once while the latch is open. When another comes, the least proven one goes.
 pub const LATCH_CANDIDATES_MAX: usize = 4;
 

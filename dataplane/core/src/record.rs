@@ -63,6 +63,9 @@ pub fn record(view: &StreamView<'_>) -> StreamRecord {
     record.set_remote_rtp(view.remote_rtp);
     record.set_remote_rtcp(view.remote_rtcp);
     record.set_refused_source(view.hints.refused_source);
+    if let Some(keys) = view.keys {
+        keys.show(&mut record);
+    }
     record.set_drops(view.drops);
     record
 }
@@ -75,6 +78,7 @@ pub(crate) fn resume(stream: &mut Stream, now: Nanos, record: &StreamRecord) {
     stream.rtp_at = (record.rtp_in_at_ms > 0).then(|| past(record.rtp_in_at_ms));
     stream.timed_out = record.is(FLAG_TIMED_OUT);
     stream.latch.resume(
+        now,
         record.remote_rtp().filter(|_| record.is(FLAG_LATCHED)),
         record.remote_rtcp().filter(|_| record.is(FLAG_RTCP_LATCHED)),
     );
@@ -131,8 +135,9 @@ pub(crate) fn resume(stream: &mut Stream, now: Nanos, record: &StreamRecord) {
 
 /// The sockets of a resumed stream whose peers are known: connected at once.
 pub(crate) fn known_peers(stream: &Stream, index: StreamIndex) -> [Option<(Socket, SocketAddr)>; 2] {
+    let settled = stream.latch.is_settled();
     [
-        stream.latch.locked().map(|peer| (stream.socket(index, Component::Rtp), peer)),
-        stream.latch.locked_rtcp().map(|peer| (stream.socket(index, Component::Rtcp), peer)),
+        stream.latch.locked().filter(|_| settled).map(|peer| (stream.socket(index, Component::Rtp), peer)),
+        stream.latch.locked_rtcp().filter(|_| settled).map(|peer| (stream.socket(index, Component::Rtcp), peer)),
     ]
 }

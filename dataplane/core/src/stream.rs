@@ -5,6 +5,7 @@ use crate::egress::echo::Echo;
 use crate::egress::report::Reporter;
 use crate::ingress::latch::{Expectation, Latch};
 use crate::source::{Arrival, Source};
+use crate::srtp::{Keys, Safe};
 use crate::stats::StreamStats;
 use crate::time::Nanos;
 use crate::view::{Hints, RtpPosition, StreamView};
@@ -21,6 +22,12 @@ pub(crate) struct Stream {
     pub open: bool,
     pub dirty: bool,
     pub timed_out: bool,
+    /// It is on the list of those that must be shown at once.
+    pub pressing: bool,
+    /// `rtp_to` is not sure to be the peer: `latch.spend` before each packet to it.
+    pub on_trial: bool,
+    /// Where its keys are, if it is protected.
+    pub safe: Option<Safe>,
     /// The other leg of its bridge.
     pub peer: Option<StreamIndex>,
     /// Where RTP to the peer goes: follows the latch.
@@ -46,7 +53,7 @@ pub(crate) struct Stream {
 }
 
 /// A call's two streams stay far below the budget of 24 KiB.
-const _: () = assert!(size_of::<Stream>() <= 1536);
+const _: () = assert!(size_of::<Stream>() <= 2048);
 
 impl Stream {
     pub fn new(now: Nanos, generation: Generation, id: StreamId, config: &StreamConfig) -> Self {
@@ -56,6 +63,9 @@ impl Stream {
             open: true,
             dirty: false,
             timed_out: false,
+            pressing: false,
+            safe: None,
+            on_trial: false,
             peer: None,
             rtp_to: latch.rtp_target(),
             rtcp_to: latch.rtcp_target(),
@@ -113,6 +123,7 @@ impl Stream {
     pub fn aim(&mut self) {
         self.rtp_to = self.latch.rtp_target();
         self.rtcp_to = self.latch.rtcp_target();
+        self.on_trial = self.latch.is_on_trial();
     }
 
     /// Counts an accepted RTP packet.
@@ -177,7 +188,7 @@ impl Stream {
     }
 
     /// The stream for the table writer.
-    pub fn view(&self) -> StreamView<'_> {
+    pub fn view<'a>(&'a self, keys: Option<&'a Keys>) -> StreamView<'a> {
         let mut stats = self.stats;
         if let Some(source) = &self.source {
             stats.packets_lost = source.lost_total();
@@ -203,6 +214,7 @@ impl Stream {
             }),
             sent: self.sent,
             own: self.echo.own(),
+            keys,
             stats,
             clock_rate_hz: self.source.as_ref().map_or(0, |s| s.clock_rate_hz),
             drops: &self.drops,
@@ -221,6 +233,8 @@ pub(crate) fn expectation(now: Nanos, config: &StreamConfig) -> Expectation {
         rtcp: config.remote_rtcp.filter(reachable).filter(|_| !muxed),
         muxed,
         learn_until: config.nat_expected.then(|| now.plus_millis(config.learning_window_ms.into())),
+        learn_from: config.learn_from,
+        relatch_interval_ms: config.relatch_interval_ms,
     }
 }
 
@@ -240,11 +254,14 @@ mod tests {
             remote_rtcp: None,
             nat_expected: false,
             learning_window_ms: 0,
+            learn_from: None,
+            relatch_interval_ms: 0,
             receive: true,
             send: true,
             mode: Mode::Bridge,
             rtp_timeout_ms: 0,
             ssrc: 1,
+            srtp: None,
             payload_types: PayloadTypes::default(),
         };
         let mut stream = Stream::new(Nanos(0), Generation(1), StreamId(1), &config);
@@ -257,7 +274,7 @@ mod tests {
             packet.set_timestamp(timestamp);
             stream.hear(Nanos::from_millis(ms), &packet, 8000);
         }
-        let stats = stream.view().stats;
+        let stats = stream.view(None).stats;
         assert_eq!((stats.source_changes, stats.packets_received), (1, 5));
         assert_eq!(stats.jitter_ns_max, 0);
     }

@@ -4,6 +4,7 @@
 use crate::driver::{Generation, Socket, StreamIndex};
 use crate::ids::Ids;
 use crate::limits::{Limits, REUSE_DISTANCE, STREAMS_MAX};
+use crate::srtp::Vault;
 use crate::stream::Stream;
 use crate::time::Nanos;
 use crate::timers::Wheel;
@@ -20,8 +21,11 @@ pub(crate) struct Table {
     /// Places that are free again, the longest free first.
     free: VecDeque<StreamIndex>,
     dirty: Vec<StreamIndex>,
+    /// Streams that must be shown before the packets of this turn leave.
+    pressing: Vec<StreamIndex>,
     generation: Generation,
     pub wheel: Wheel,
+    pub vault: Vault,
 }
 
 impl Table {
@@ -34,8 +38,10 @@ impl Table {
             ids: Ids::new(streams_max),
             free: VecDeque::with_capacity(streams_max as usize),
             dirty: Vec::with_capacity(streams_max as usize),
+            pressing: Vec::with_capacity(streams_max as usize),
             generation: Generation(0),
             wheel: Wheel::new(streams_max),
+            vault: Vault::new(streams_max),
         }
     }
 
@@ -73,7 +79,7 @@ impl Table {
         match self.streams.get_mut(index.0 as usize) {
             Some(place) => {
                 self.free.pop_front();
-                stream.dirty = place.dirty;
+                (stream.dirty, stream.pressing) = (place.dirty, place.pressing);
                 *place = stream;
             }
             None => self.streams.push(stream),
@@ -102,6 +108,15 @@ impl Table {
         }
     }
 
+    /// Puts a stream on the list of those that must be shown before the packets of this turn leave.
+    pub fn press(&mut self, index: StreamIndex) {
+        let stream = &mut self[index];
+        if !stream.pressing {
+            stream.pressing = true;
+            self.pressing.push(index);
+        }
+    }
+
     /// Sets a stream's timer to what it now needs.
     pub fn rearm(&mut self, now: Nanos, index: StreamIndex) {
         match self[index].next_due() {
@@ -114,12 +129,31 @@ impl Table {
         for index in self.dirty.drain(..) {
             let stream = &mut self.streams[index.0 as usize];
             stream.dirty = false;
-            visit(index, &stream.view());
+            let keys = stream.safe.map(|safe| {
+                let keys = self.vault.keys_mut(safe);
+                keys.renew();
+                &*keys
+            });
+            visit(index, &stream.view(keys));
         }
     }
 
+    pub fn for_each_pressing(&mut self, mut visit: impl FnMut(StreamIndex, &StreamView<'_>)) {
+        for index in self.pressing.drain(..) {
+            let stream = &mut self.streams[index.0 as usize];
+            stream.pressing = false;
+            visit(index, &stream.view(stream.safe.map(|safe| self.vault.keys(safe))));
+        }
+    }
+
+    pub fn view(&self, index: StreamIndex) -> StreamView<'_> {
+        let stream = &self[index];
+        stream.view(stream.safe.map(|safe| self.vault.keys(safe)))
+    }
+
     pub fn open(&self) -> impl Iterator<Item = (StreamIndex, StreamView<'_>)> {
-        (0..).map(StreamIndex).zip(&self.streams).filter(|(_, s)| s.open).map(|(i, s)| (i, s.view()))
+        let open = (0..).map(StreamIndex).zip(&self.streams).filter(|(_, s)| s.open);
+        open.map(|(i, s)| (i, s.view(s.safe.map(|safe| self.vault.keys(safe)))))
     }
 }
 

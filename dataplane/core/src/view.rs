@@ -1,6 +1,7 @@
 //! A stream as the worker writes it to the shared stream table.
 
 use crate::driver::Generation;
+use crate::srtp::Keys;
 use crate::stats::StreamStats;
 use crate::time::Nanos;
 use nebula_ring::command::{StreamConfig, StreamId};
@@ -41,6 +42,8 @@ pub struct StreamView<'a> {
     pub sent: Option<RtpPosition>,
     /// Our own source, whether or not it speaks now.
     pub own: OwnSource,
+    /// How far its keys are, if it is protected. See `record`.
+    pub(crate) keys: Option<&'a Keys>,
     /// Totals.
     pub stats: StreamStats,
     /// The clock of what the peer sends; zero before its first packet.

@@ -16,6 +16,11 @@ fn rtcp() {
 }
 
 #[test]
+fn srtp() {
+    corpus::run("srtp", packets::srtp);
+}
+
+#[test]
 fn rings() {
     corpus::run("ring", packets::ring);
 }

@@ -3,12 +3,14 @@
 
 mod common;
 use common::{config, rtp};
-use nebula_core::driver::{Component, Driver, Generation, OpenError, Socket, StreamIndex};
+use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
+use nebula_core::srtp::{Kernels, Sender};
 use nebula_core::time::Nanos;
 use nebula_ring::command::{Command, Mode, StreamConfig, StreamId};
 use nebula_ring::event::Event;
+use nebula_ring::srtp::{MasterKey, Mki, SrtpConfig, Suite};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -104,9 +106,9 @@ fn packets_commands_and_timers_allocate_nothing() {
                 let socket = Socket { stream: StreamIndex(n), generation, component: Component::Rtp };
                 let source = Some(sources[n as usize % 2]);
                 template[1] = 8;
-                engine.receive(now, socket, source, &mut template, &mut driver, &mut events);
+                engine.receive(now, socket, source, &mut Datagram::whole(&mut template), &mut driver, &mut events);
                 template[8..12].copy_from_slice(&9u32.to_be_bytes());
-                engine.receive(now, socket, source, &mut junk, &mut driver, &mut events);
+                engine.receive(now, socket, source, &mut Datagram::whole(&mut junk), &mut driver, &mut events);
             }
             engine.tick(now, &mut driver, &mut events);
             engine.for_each_dirty(|_, view| assert!(view.open));
@@ -125,4 +127,60 @@ fn packets_commands_and_timers_allocate_nothing() {
     assert_eq!((events.failed, driver.sockets), (0, 0));
     assert!(driver.forwarded > 200 * 16, "{}", driver.forwarded);
     assert!(driver.sent > 0 && events.all > STREAMS, "reports {}, events {}", driver.sent, events.all);
+}
+
+#[test]
+fn protecting_and_new_keys_allocate_nothing() {
+    let mut engine = Engine::new(Limits { streams_max: 4 });
+    let (mut driver, mut events) = (Sink::default(), Events::default());
+    let mut plain = [0u8; 220];
+    plain[..172].copy_from_slice(&rtp(8, 0, 0, 9));
+    let sources: [SocketAddr; 2] = [common::at("192.0.2.1:5000"), common::at("192.0.2.2:5000")];
+    let (base, kernels) = ([config(1), config(2)], Kernels::detect());
+    let keys = |suite: Suite, serial: u32| {
+        let bytes: [u8; 46] = std::array::from_fn(|i| i as u8 ^ serial as u8);
+        let bytes = &bytes[..suite.key_bytes() + suite.salt_bytes()];
+        let key = MasterKey::new(serial, suite, bytes, Mki::default());
+        (key.clone().unwrap(), Some(SrtpConfig { receive: key.clone(), send: key }))
+    };
+    let before = ALLOCATIONS.with(Cell::get);
+    let (mut now, mut generation) = (Nanos(0), 0);
+    for suite in Suite::ALL {
+        let legs = [StreamId(1), StreamId(2)];
+        for (leg, id) in legs.into_iter().enumerate() {
+            let srtp = if leg == 0 { keys(suite, 1).1 } else { None };
+            let config = StreamConfig { srtp, ..base[leg].clone() };
+            engine.apply(now, 1, &Command::CreateStream { id, config }, &mut driver, &mut events);
+        }
+        engine.apply(now, 1, &Command::CreateBridge { a: legs[0], b: legs[1] }, &mut driver, &mut events);
+        for serial in 1..4 {
+            let (key, srtp) = keys(suite, serial);
+            let config = StreamConfig { srtp, ..base[0].clone() };
+            engine.apply(now, 1, &Command::UpdateStream { id: legs[0], config }, &mut driver, &mut events);
+            let mut phone = Sender::new(kernels, &key);
+            for sequence in 0..200u16 {
+                now = now.plus_millis(20);
+                for leg in 0..2u32 {
+                    let mut buffer = plain;
+                    buffer[2..4].copy_from_slice(&(1 + 1000 * serial as u16 + sequence).to_be_bytes());
+                    let mut packet = Datagram::new(&mut buffer, 172);
+                    if leg == 0 {
+                        assert!(phone.protect_rtp(&mut packet).is_ok());
+                    }
+                    // Indices are as in a full table: the first free one, and so are generations.
+                    let (stream, generation) = (StreamIndex(leg + generation % 4), Generation(generation + leg + 1));
+                    let socket = Socket { stream, generation, component: Component::Rtp };
+                    engine.receive(now, socket, Some(sources[leg as usize]), &mut packet, &mut driver, &mut events);
+                }
+                engine.for_each_pressing(|_, view| assert!(view.open));
+            }
+        }
+        for id in legs {
+            engine.apply(now, 1, &Command::DestroyStream { id }, &mut driver, &mut events);
+        }
+        engine.for_each_dirty(|_, view| assert!(!view.open));
+        generation += 2;
+    }
+    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!((events.failed, driver.forwarded), (0, 6 * 3 * 200 * 2));
 }

@@ -93,6 +93,7 @@ impl Worker {
         }
         self.commands_wait = self.carry_out_commands(now);
         self.engine.tick(now, &mut self.driver, &mut Events(&mut self.end));
+        self.engine.for_each_pressing(|index, view| self.end.publish(index.0 as usize, &record(view)));
         if self.end.has_reported() || self.publish_due() <= now {
             self.publish(now);
         }

@@ -6,7 +6,7 @@
 //! survive: packets of a socket closed meanwhile, or from before a connect. Each step hands in one datagram and says
 //! what the engine did with it, for a test to judge.
 
-use nebula_core::driver::{Driver, OpenError, Socket};
+use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::time::Nanos;
 use std::collections::BTreeMap;
@@ -17,6 +17,10 @@ use std::net::SocketAddr;
 pub struct Faults {
     /// Never arrives.
     pub loss_permille: u32,
+    /// Begins a burst of losses, over all links.
+    pub burst_permille: u32,
+    /// The most datagrams that a burst takes.
+    pub burst_max: u64,
     /// Arrives twice.
     pub duplicate_permille: u32,
     /// Is held back by up to `delay_late_us_max` more, so that later ones overtake it.
@@ -29,10 +33,15 @@ pub struct Faults {
     pub turn_us_max: u64,
 }
 
+/// Bytes of room behind each packet, which a real driver's buffers have too.
+const TAIL_ROOM: usize = 48;
+
 impl Faults {
     /// A network that loses, repeats and reorders nothing and takes 100 us.
     pub const NONE: Self = Self {
         loss_permille: 0,
+        burst_permille: 0,
+        burst_max: 0,
         duplicate_permille: 0,
         late_permille: 0,
         delay_us: 100,
@@ -135,6 +144,8 @@ pub struct Network {
     /// Steps to come, by time and then by the order of their making.
     steps: BTreeMap<(Nanos, u64), Step>,
     made: u64,
+    /// Datagrams that the burst of losses at hand still takes.
+    burst: u64,
     sockets: BTreeMap<(u32, u32, bool), Bound>,
     forwards: Vec<(Socket, SocketAddr)>,
     /// Datagrams that reached peers, for the test to take.
@@ -156,6 +167,7 @@ impl Network {
             now: Nanos(0),
             steps: BTreeMap::new(),
             made: 0,
+            burst: 0,
             sockets: BTreeMap::new(),
             forwards: Vec::new(),
             arrived: Vec::new(),
@@ -182,7 +194,11 @@ impl Network {
 
     /// A peer sends.
     pub fn send_from(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        if self.random.permille(self.faults.loss_permille) {
+        if self.burst == 0 && self.random.permille(self.faults.burst_permille) {
+            self.burst = self.random.below(self.faults.burst_max + 1);
+        }
+        if self.burst > 0 || self.random.permille(self.faults.loss_permille) {
+            self.burst = self.burst.saturating_sub(1);
             return;
         }
         if self.random.permille(self.faults.duplicate_permille) {
@@ -279,7 +295,11 @@ impl Network {
     ) -> Handled {
         self.forwards.clear();
         let mut after = before.clone();
-        engine.receive(self.now, socket, told, &mut after, self, events);
+        after.resize(before.len() + TAIL_ROOM, 0);
+        let mut datagram = Datagram::new(&mut after, before.len());
+        engine.receive(self.now, socket, told, &mut datagram, self, events);
+        let len = datagram.len();
+        after.truncate(len);
         let forwards = std::mem::take(&mut self.forwards);
         if forwards.len() > 1 {
             self.violations.push(format!("forwarded {} times", forwards.len()));

@@ -15,9 +15,9 @@ mod sockets;
 use buffers::Pool;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use nebula_core::driver::{Driver, OpenError, Socket};
+use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
 use outbox::Outbox;
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use sockets::{Operation, Sockets, Token};
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +34,8 @@ const UNREACHABLE_PER_TURN_MAX: usize = 64;
 const BUFFER_GROUP: u16 = 0;
 /// How long a receive rests that ended for a reason that may last.
 const REARM_PAUSE: Duration = Duration::from_millis(10);
+/// Other files that a wait can look at, too.
+pub const POLLS_MAX: usize = 64;
 /// IORING_ENTER_GETEVENTS.
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -103,6 +105,8 @@ pub struct Uring {
     /// Tells the kernel how much room each buffer has for the source address.
     receive_header: Box<libc::msghdr>,
     wakeup: OwnedFd,
+    /// Which of the other files are being polled, a bit each.
+    polls: u64,
     /// Where the packet at hand is to go, once its handler returns.
     forward: Option<(Socket, SocketAddr)>,
     min_wait: bool,
@@ -141,6 +145,7 @@ impl Uring {
             pool: Rc::new(pool),
             sockets,
             wakeup,
+            polls: 0,
             forward: None,
             min_wait,
             counters: Counters::default(),
@@ -175,7 +180,7 @@ impl Uring {
     }
 
     /// Hands each packet that has come to `handle`, which may call the driver meanwhile.
-    pub fn receive(&mut self, mut handle: impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut [u8])) {
+    pub fn receive(&mut self, mut handle: impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>)) {
         let mut completions = std::mem::take(&mut self.completions);
         completions.extend(self.ring.completion().take(COMPLETIONS_PER_TURN_MAX));
         // Packets lie in the pool while they are handled; this keeps it whatever the handler does with `self`.
@@ -189,11 +194,32 @@ impl Uring {
                     self.note_unreachable(completion.result(), self.sockets.socket_at(token.slot));
                 }
                 Operation::Wakeup if !cqueue::more(completion.flags()) => self.arm_wakeup(),
-                Operation::Wakeup | Operation::Cancel => {}
+                Operation::Poll => self.polls &= !(1 << token.slot),
+                Operation::Wakeup | Operation::Cancel | Operation::Kick => {}
             }
         }
         pool.provide();
         self.completions = completions;
+    }
+
+    /// Has the next wait end, too, when the `index`th other file can be read; false if an earlier wait does that still. Being
+    /// polled, an AF_XDP socket sends what is queued on it.
+    pub fn poll(&mut self, index: u32, fd: BorrowedFd<'_>) -> bool {
+        debug_assert!((index as usize) < POLLS_MAX);
+        if self.polls & 1 << index != 0 {
+            return false;
+        }
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN as u32).build();
+        let is_armed = self.push(&poll.user_data(Token::new(Operation::Poll, index, 0).into()));
+        self.polls |= u64::from(is_armed) << index;
+        is_armed
+    }
+
+    /// Has the next wait send what is queued on an AF_XDP socket.
+    pub fn kick(&mut self, fd: BorrowedFd<'_>) {
+        let send = opcode::Send::new(Fd(fd.as_raw_fd()), std::ptr::null(), 0).flags(libc::MSG_DONTWAIT).build();
+        let send = send.flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&send.user_data(Token::new(Operation::Kick, 0, 0).into()));
     }
 
     /// A socket whose peer the network has called unreachable since the last turn.
@@ -208,6 +234,31 @@ impl Uring {
         }
     }
 
+    /// Ends the receive of a socket that is to go elsewhere. What it has taken is handed in by the next `receive`; what
+    /// comes later stays in the socket.
+    pub fn rest(&mut self, socket: Socket) {
+        let Some(token) = self.sockets.token_of(socket) else { return };
+        let cancel = opcode::AsyncCancel::new(token.into()).build();
+        self.push(&cancel.user_data(Token::new(Operation::Cancel, token.slot, 0).into()));
+        self.flush();
+    }
+
+    /// A second descriptor of a socket, to be handed to another worker.
+    pub fn share(&self, socket: Socket) -> Option<OwnedFd> {
+        self.sockets.share(socket)
+    }
+
+    /// Sockets of another worker: the next opens of their addresses take them. Those that were not taken are closed by the
+    /// next call.
+    pub fn adopt(&mut self, sockets: [Option<(SocketAddr, OwnedFd)>; 2]) {
+        self.sockets.adopt(sockets);
+    }
+
+    /// Bytes of the receive buffers, and whether they are in huge pages.
+    pub fn memory(&self) -> (usize, bool) {
+        self.pool.memory()
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -218,7 +269,7 @@ impl Uring {
         pool: &Pool,
         token: Token,
         completion: &cqueue::Entry,
-        handle: &mut impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut [u8]),
+        handle: &mut impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>),
     ) {
         let socket = self.sockets.socket_of(token);
         if !cqueue::more(completion.flags()) && socket.is_some() {
@@ -238,11 +289,11 @@ impl Uring {
         };
         // SAFETY: the kernel gave this buffer to us with this completion, and it is given back or sent only below.
         let packet = unsafe { pool.packet(buffer, completion.result()) };
-        let Some((source, packet)) = packet else { return pool.release(buffer) };
+        let Some((source, mut packet)) = packet else { return pool.release(buffer) };
         self.counters.received += 1;
         self.forward = None;
-        let (start, len) = (packet.as_ptr(), packet.len());
-        handle(self, socket, source, packet);
+        handle(self, socket, source, &mut packet);
+        let (start, len) = (packet.as_ref().as_ptr(), packet.len());
         match self.forward.take() {
             Some((from, to)) if self.make_room(0) && self.queue(from, to, start, len) => {
                 self.outbox.buffer_in_flight(buffer)

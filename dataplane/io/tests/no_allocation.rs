@@ -68,11 +68,14 @@ fn config(rtp_port: u16, remote: SocketAddr) -> StreamConfig {
         remote_rtcp: Some(remote),
         nat_expected: false,
         learning_window_ms: 0,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Bridge,
         rtp_timeout_ms: 10_000,
         ssrc: 1,
+        srtp: None,
         payload_types: PayloadTypes::from_iter([PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }]),
     }
 }

@@ -16,7 +16,7 @@ use nebula_ring::table::{FLAG_OPEN, FLAG_TIMED_OUT, StreamRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 100_000;
 const ROUNDS: u64 = 120;
 const STREAMS_MAX: u32 = 8;
 /// How far the stream table may lag behind packets, as in `nebula-dataplane`.
@@ -24,6 +24,9 @@ const PUBLISH_INTERVAL_NANOS: u64 = 100_000_000;
 /// How long packets may still be on their way, and the table may lag, after a jump of the clock.
 const JUMP_ECHO_NANOS: u64 = 400_000_000 + 1_500_000_000;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Who sends like a phone and is none.
+const BESIEGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 251)), 4000);
 
 /// Prints the seed if its run fails.
 struct Seed(u64);
@@ -46,11 +49,24 @@ fn whatever_happens_nothing_goes_astray() {
         Some(seed) => seed..seed + 1,
         None => 0..number("NEBULA_SEEDS").unwrap_or(SEEDS),
     };
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let mut sum = Coverage::default();
-    for seed in seeds.clone() {
-        let _seed = Seed(seed);
-        run(seed, &mut sum);
-    }
+    std::thread::scope(|scope| {
+        let part = |first: u64| {
+            let (first, end) = (seeds.start + first, seeds.end);
+            scope.spawn(move || {
+                let mut sum = Coverage::default();
+                for seed in (first..end).step_by(threads as usize) {
+                    let _seed = Seed(seed);
+                    run(seed, &mut sum);
+                }
+                sum
+            })
+        };
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        // One that failed has said by which seed.
+        parts.into_iter().for_each(|part| sum.add(part.join().expect("a seed failed")));
+    });
     println!("{} seeds: {sum:?}", seeds.end - seeds.start);
     if seeds.end - seeds.start >= 100 {
         let Coverage {
@@ -103,6 +119,27 @@ struct Coverage {
     failures: BTreeSet<String>,
 }
 
+impl Coverage {
+    fn add(&mut self, more: Self) {
+        for (sum, more) in [
+            (&mut self.relayed, more.relayed),
+            (&mut self.echoed, more.echoed),
+            (&mut self.rtcp, more.rtcp),
+            (&mut self.learned, more.learned),
+            (&mut self.timeouts, more.timeouts),
+            (&mut self.foreign, more.foreign),
+            (&mut self.stale, more.stale),
+            (&mut self.reports, more.reports),
+            (&mut self.resumed, more.resumed),
+            (&mut self.spoke_on, more.spoke_on),
+            (&mut self.deaf, more.deaf),
+        ] {
+            *sum += more;
+        }
+        self.failures.extend(more.failures);
+    }
+}
+
 /// A stream as control believes it to be.
 #[derive(Debug, Clone)]
 struct Leg {
@@ -149,6 +186,8 @@ struct World {
     published_at: Nanos,
     /// When the clock last jumped ahead.
     jumped_at: Nanos,
+    /// The besieger's sequence number.
+    besieged: u16,
     /// Control is away: it gives no commands and hears no events.
     detached: bool,
     /// Streams whose silence was reported while it was.
@@ -159,6 +198,8 @@ fn run(seed: u64, coverage: &mut Coverage) {
     let mut random = Random::new(seed);
     let faults = Faults {
         loss_permille: random.below(100) as u32,
+        burst_permille: random.below(10) as u32,
+        burst_max: random.below(60),
         duplicate_permille: random.below(50) as u32,
         late_permille: random.below(200) as u32,
         delay_us: 50 + random.below(20_000),
@@ -180,14 +221,17 @@ fn run(seed: u64, coverage: &mut Coverage) {
         table: BTreeMap::new(),
         published_at: Nanos(0),
         jumped_at: Nanos(0),
+        besieged: 0,
         detached: false,
         unheard: BTreeSet::new(),
         random,
     };
     for _ in 0..ROUNDS {
         match world.random.below(100) {
-            0..=29 if !world.detached => world.command(coverage),
-            30..=37 => world.attack(),
+            0..=27 if !world.detached => world.command(coverage),
+            28 if !world.detached => (0..40).for_each(|_| world.command(coverage)),
+            29..=34 => world.attack(),
+            35..=37 => world.besiege(),
             38 => {
                 world.network.jump(1 + world.random.bits() % 12_000_000_000);
                 world.jumped_at = world.network.now();
@@ -385,6 +429,7 @@ impl World {
                     self.legs.get_mut(&one.0).unwrap().bridge = Some(other.0);
                 }
             }
+            Command::MigrateStream { .. } => unreachable!("there is one worker"),
             Command::DestroyBridge { a, b } => {
                 if self.legs[&a.0].bridge == Some(b.0) {
                     self.part(a.0);
@@ -472,7 +517,7 @@ impl World {
         {
             // The same phone in the same place.
             (config.remote_rtp, config.remote_rtcp) = (leg.config.remote_rtp, leg.config.remote_rtcp);
-            config.nat_expected = leg.config.nat_expected;
+            (config.nat_expected, config.learn_from) = (leg.config.nat_expected, leg.config.learn_from);
             phone = leg.phone;
         }
         let others = self.used_ports();
@@ -542,11 +587,14 @@ impl World {
             remote_rtcp: self.random.permille(700).then_some(phone.signalled_rtcp),
             nat_expected,
             learning_window_ms: 200 + self.random.below(2000) as u32,
+            learn_from: self.random.permille(600).then_some(outside.ip()),
+            relatch_interval_ms: 0,
             receive: self.random.permille(900),
             send: self.random.permille(900),
             mode: if self.random.permille(400) { Mode::Echo } else { Mode::Bridge },
             rtp_timeout_ms: self.random.below(3) as u32 * 700,
             ssrc: 1 + self.random.below(u32::MAX.into()) as u32,
+            srtp: None,
             payload_types: [
                 PayloadType { number: 8, forward_as: 8, clock_rate_hz: 8000 },
                 PayloadType { number: 101, forward_as: 96, clock_rate_hz: 8000 },
@@ -598,6 +646,18 @@ impl World {
                     _ => rtp(8, sequence.wrapping_add(step), 0, &mut self.random),
                 };
                 self.network.send_from(from, to, packet);
+            }
+        }
+    }
+
+    /// One stranger sends in order, paced like a phone, for as long as it takes, to all streams that it cannot be the peer of:
+    /// those whose peer was signalled, or is behind NAT at a known address.
+    fn besiege(&mut self) {
+        self.besieged = self.besieged.wrapping_add(1);
+        for leg in self.legs.values() {
+            if !leg.config.nat_expected || leg.config.learn_from.is_some() {
+                let packet = rtp(8, self.besieged, u32::from(self.besieged) * 160, &mut self.random);
+                self.network.send_from(BESIEGER, SocketAddr::new(HERE, leg.config.rtp_port), packet);
             }
         }
     }

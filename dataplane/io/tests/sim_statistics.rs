@@ -35,11 +35,14 @@ fn call(seed: u64, faults: Faults) -> Outcome {
         remote_rtcp: None,
         nat_expected: false,
         learning_window_ms: 0,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Echo,
         rtp_timeout_ms: 0,
         ssrc: 77,
+        srtp: None,
         payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
     };
     let local = SocketAddr::new(config.local_ip, config.rtp_port);
@@ -93,6 +96,7 @@ fn loss_duplication_reordering_and_jitter_are_counted_as_they_were() {
             delay_us: 5_000,
             delay_late_us_max: 90_000,
             turn_us_max: 0,
+            ..Faults::NONE
         };
         let Outcome { stats, heard, jitter, .. } = call(seed, faults);
         let (mut seen, mut highest) = (BTreeSet::new(), None);

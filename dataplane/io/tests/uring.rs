@@ -1,6 +1,6 @@
 //! The io_uring driver against real sockets on the loopback: what the engine relies on.
 
-use nebula_core::driver::{Component, Driver, Generation, OpenError, Socket, StreamIndex};
+use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
 use nebula_io::uring::{Options, Uring};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn free_address() -> SocketAddr {
 /// Turns until `done` or the deadline.
 fn turns(
     uring: &mut Uring,
-    mut handle: impl FnMut(&mut Uring, Socket, Option<SocketAddr>, &mut [u8]),
+    mut handle: impl FnMut(&mut Uring, Socket, Option<SocketAddr>, &mut Datagram<'_>),
     mut done: impl FnMut(&Uring) -> bool,
 ) {
     let start = Instant::now();
@@ -41,8 +41,8 @@ fn turns(
     }
 }
 
-fn echo(uring: &mut Uring, socket: Socket, source: Option<SocketAddr>, packet: &mut [u8]) {
-    packet[0] += 1;
+fn echo(uring: &mut Uring, socket: Socket, source: Option<SocketAddr>, packet: &mut Datagram<'_>) {
+    packet.as_mut()[0] += 1;
     uring.forward(socket, source.unwrap());
 }
 
@@ -74,7 +74,7 @@ fn a_connected_socket_hears_its_peer_alone_until_disconnected() {
     foreign.send_to(b"foreign", local).unwrap();
     peer.send_to(b"peer", local).unwrap();
     let mut heard = Vec::new();
-    turns(&mut uring, |_, _, _, packet| heard.push(packet.to_vec()), |uring| uring.counters().received == 1);
+    turns(&mut uring, |_, _, _, packet| heard.push(packet.as_ref().to_vec()), |uring| uring.counters().received == 1);
     assert_eq!(heard, [b"peer"]);
     uring.disconnect(socket(0, 1));
     foreign.send_to(b"foreign", local).unwrap();
@@ -112,7 +112,7 @@ fn running_out_of_buffers_delays_packets_but_loses_none() {
         peer.send_to(&[n], local).unwrap();
     }
     let mut heard = Vec::new();
-    turns(&mut uring, |_, _, _, packet| heard.push(packet[0]), |uring| uring.counters().received == 100);
+    turns(&mut uring, |_, _, _, packet| heard.push(packet.as_ref()[0]), |uring| uring.counters().received == 100);
     assert_eq!(heard, (0..100).collect::<Vec<_>>());
     assert!(uring.counters().buffers_exhausted > 0 && uring.counters().rearmed > 0);
 }
@@ -165,7 +165,9 @@ fn ipv6_and_packets_too_long_for_a_buffer() {
     peer.send_to(&[1; 4000], local).unwrap();
     peer.send_to(&[2; 172], local).unwrap();
     let mut heard = Vec::new();
-    let handle = |_: &mut Uring, _, source, packet: &mut [u8]| heard.push((source, packet[0], packet.len()));
+    let handle = |_: &mut Uring, _, source, packet: &mut Datagram<'_>| {
+        heard.push((source, packet.as_ref()[0], packet.len()));
+    };
     turns(&mut uring, handle, |uring| uring.counters().received == 2);
     let source = Some(peer.local_addr().unwrap());
     assert!(heard[0].2 > nebula_core::limits::PACKET_BYTES_MAX, "the engine sees that it is too long");

@@ -3,6 +3,7 @@
 //! Ids are chosen by control. Every command carries a correlation id (beside it, in the slot header) and is answered by
 //! exactly one `Event::Done` or `Event::Failed` with that id.
 
+use crate::srtp::SrtpConfig;
 use crate::table::StreamRecord;
 use std::net::{IpAddr, SocketAddr};
 
@@ -41,6 +42,9 @@ pub enum Command {
     /// learning windows and the count of their silence start anew, even if they are bridged already: so the answer to a
     /// call with early media is told.
     CreateBridge { a: StreamId, b: StreamId },
+    /// Hand a stream to another worker, which goes on with it: sockets, peer, numbers and counts. Its bridge falls apart. It is
+    /// done when the other worker is sure to take it before any command that is sent to it from then on.
+    MigrateStream { id: StreamId, worker: u32 },
     /// Take two streams apart. It is no error if they are not bridged.
     DestroyBridge { a: StreamId, b: StreamId },
 }
@@ -63,6 +67,12 @@ pub struct StreamConfig {
     /// How long a foreign source may be learned when NAT is expected: from the creation, from a changed remote, or from
     /// the last update or bridge before the peer was heard.
     pub learning_window_ms: u32,
+    /// The one address besides `remote_rtp`'s from which a peer may be learned: where its SIP came from. None if that is not
+    /// known: then it may be learned from anywhere.
+    pub learn_from: Option<IpAddr>,
+    /// How often a peer that has fallen silent may be found again at another port without being signalled (its NAT has forgotten
+    /// it): not more than once in so long. 0 never.
+    pub relatch_interval_ms: u32,
     /// Whether packets from the peer are accepted (its direction has `send`). RTCP flows regardless.
     pub receive: bool,
     /// Whether packets are sent to the peer (its direction has `recv`). RTCP flows regardless.
@@ -74,6 +84,8 @@ pub struct StreamConfig {
     pub rtp_timeout_ms: u32,
     /// Our SSRC where we terminate (echo, our own RTCP). Chosen at random by control; never zero.
     pub ssrc: u32,
+    /// The keys of a protected stream; none for plain RTP.
+    pub srtp: Option<SrtpConfig>,
     /// What the peer may send, and what it is called on the other side of a bridge. RTP with other types is dropped.
     pub payload_types: PayloadTypes,
 }

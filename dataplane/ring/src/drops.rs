@@ -60,6 +60,21 @@ reasons! {
     /// For a socket that is closed: it was in flight when its stream was destroyed, which the engine alone counts; or when
     /// RTCP moved to the RTP port.
     StaleSocket "drop_stale_socket",
+    /// The stream is protected, and there is no key for the packet: the peer's answer is still to come, or the packet names
+    /// another key (MKI).
+    NoKey "drop_no_key",
+    /// Too short for SRTP.
+    Short "drop_short",
+    /// Its tag is not that of the packet: another key, or changed on the way.
+    BadTag "drop_bad_tag",
+    /// SRTP that was read before, or is too old to know.
+    Replay "drop_replay",
+    /// To be sent under SRTP, but its number was used, or it is a jump that no second packet has confirmed.
+    OutOfOrder "drop_out_of_order",
+    /// The key has protected as many packets as it may.
+    KeyExhausted "drop_key_exhausted",
+    /// From our own SSRC, twice although it was changed: our own packets come back to us (RFC 3550 section 8.2).
+    Loop "drop_loop",
 }
 
 /// How many reasons there are.
@@ -106,7 +121,7 @@ mod tests {
         }
         let names: std::collections::BTreeMap<_, _> = counters.named().collect();
         assert_eq!(names.len(), DROP_REASONS, "names are unique");
-        assert_eq!(names["drop_stale_socket"], DROP_REASONS as u64);
+        assert_eq!(names[DropReason::ALL[DROP_REASONS - 1].name()], DROP_REASONS as u64);
         assert_eq!(counters.total(), (1..=DROP_REASONS as u64).sum::<u64>());
     }
 }

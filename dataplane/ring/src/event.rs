@@ -15,6 +15,9 @@ pub enum Event {
     StreamUp { id: StreamId, remote: SocketAddr },
     /// No RTP came for the stream's `rtp_timeout_ms`. Reported once per silence.
     RtpTimeout { id: StreamId },
+    /// This worker has more to do than it should (`on`), or no longer: new streams are better made elsewhere. Also
+    /// `Counter::Overloaded`, for who was not there to hear it.
+    Overload { on: bool },
 }
 
 /// Why a command failed.

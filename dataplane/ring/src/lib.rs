@@ -16,6 +16,7 @@ mod mapping;
 pub mod segment;
 pub mod slot;
 pub mod spsc;
+pub mod srtp;
 pub mod table;
 pub mod wakeup;
 pub mod word;

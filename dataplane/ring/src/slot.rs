@@ -4,21 +4,26 @@
 
 use crate::command::{Command, Mode, PayloadType, PayloadTypes, StreamConfig, StreamId};
 use crate::event::{Event, Reason};
+use crate::srtp::{MASTER_KEY_BYTES_MAX, MASTER_SALT_BYTES_MAX, MKI_BYTES_MAX, MasterKey, Mki, SrtpConfig, Suite};
 use crate::table::StreamRecord;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zerocopy::IntoBytes;
 
-/// The longest encoding of a command or event: `ResumeStream`, three slots. Every other takes one.
-pub const ENCODED_BYTES_MAX: usize = 760;
+/// The longest encoding of a command or event: `ResumeStream`, five slots. `CreateStream` and `UpdateStream` with keys take
+/// two, every other one.
+pub const ENCODED_BYTES_MAX: usize = 1120;
 const _: () = assert!(ENCODED_BYTES_MAX <= crate::spsc::MESSAGE_BYTES_MAX);
 const _: () = assert!(8 + 1 + 8 + CONFIG_BYTES_MAX + RECORD_BYTES <= ENCODED_BYTES_MAX);
-const _: () = assert!(8 + 8 + 1 + 8 + CONFIG_BYTES_MAX <= crate::spsc::SLOT_WORDS * 8);
+const _: () = assert!(8 + 8 + 1 + 8 + CONFIG_BYTES_MAX - 2 * MASTER_BYTES_MAX <= crate::spsc::SLOT_WORDS * 8);
+const _: () = assert!(8 + 8 + 1 + 8 + CONFIG_BYTES_MAX <= 2 * crate::spsc::SLOT_WORDS * 8);
 /// The longest event: `StreamUp`.
 pub const EVENT_BYTES_MAX: usize = 1 + 8 + 19;
 const RECORD_BYTES: usize = size_of::<StreamRecord>();
-/// Addresses, timers, flags and payload types at their longest.
+/// Serial, suite, key, salt and identifier at their longest.
+const MASTER_BYTES_MAX: usize = 4 + 1 + MASTER_KEY_BYTES_MAX + MASTER_SALT_BYTES_MAX + 1 + MKI_BYTES_MAX;
+/// Addresses, timers, flags, keys and payload types at their longest.
 const CONFIG_BYTES_MAX: usize =
-    (17 + 4) + 2 * 19 + (1 + 4 + 1 + 1 + 1 + 4 + 4) + 1 + crate::command::PAYLOAD_TYPES_MAX * 6;
+    (17 + 4) + 2 * 19 + (1 + 4 + 17 + 4 + 1 + 1 + 1 + 4 + 4) + 1 + 2 * (1 + MASTER_BYTES_MAX) + 1 + crate::command::PAYLOAD_TYPES_MAX * 6;
 
 /// What did not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,7 @@ pub fn encode_command(correlation: u64, command: &Command) -> Encoded {
         Command::DestroyStream { id } => out.u8(3).u64(id.0),
         Command::CreateBridge { a, b } => out.u8(4).u64(a.0).u64(b.0),
         Command::DestroyBridge { a, b } => out.u8(5).u64(a.0).u64(b.0),
+        Command::MigrateStream { id, worker } => out.u8(7).u64(id.0).u32(*worker),
         Command::ResumeStream { id, config, record } => out.u8(6).u64(id.0).config(config).bytes(record.as_bytes()),
     };
     out.done()
@@ -67,6 +73,7 @@ pub fn decode_command(bytes: &[u8]) -> (Option<u64>, Result<Command, Malformed>)
             3 => Command::DestroyStream { id },
             4 => Command::CreateBridge { a: id, b: input.stream_id()? },
             5 => Command::DestroyBridge { a: id, b: input.stream_id()? },
+            7 => Command::MigrateStream { id, worker: input.u32()? },
             6 => Command::ResumeStream { id, config: input.config()?, record: input.record()? },
             _ => return Err(Malformed),
         };
@@ -83,6 +90,7 @@ pub fn encode_event(event: &Event) -> Encoded {
         Event::Failed { correlation, reason } => out.u8(2).u64(*correlation).reason(*reason),
         Event::StreamUp { id, remote } => out.u8(3).u64(id.0).address(Some(*remote)),
         Event::RtpTimeout { id } => out.u8(4).u64(id.0),
+        Event::Overload { on } => out.u8(5).u8((*on).into()),
     };
     out.done()
 }
@@ -95,6 +103,7 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, Malformed> {
         2 => Event::Failed { correlation: input.u64()?, reason: input.reason()? },
         3 => Event::StreamUp { id: input.stream_id()?, remote: input.address()?.ok_or(Malformed)? },
         4 => Event::RtpTimeout { id: input.stream_id()? },
+        5 => Event::Overload { on: input.bool()? },
         _ => return Err(Malformed),
     };
     input.end().map(|()| event)
@@ -154,18 +163,34 @@ impl Writer {
         self.ip(config.local_ip).u16(config.rtp_port).u16(config.rtcp_port);
         self.address(config.remote_rtp).address(config.remote_rtcp);
         self.u8(config.nat_expected.into()).u32(config.learning_window_ms);
+        match config.learn_from {
+            None => self.u8(0),
+            Some(ip) => self.ip(ip),
+        };
+        self.u32(config.relatch_interval_ms);
         self.u8(config.receive.into()).u8(config.send.into());
         self.u8(match config.mode {
             Mode::Bridge => 0,
             Mode::Echo => 1,
         });
         self.u32(config.rtp_timeout_ms).u32(config.ssrc);
+        match &config.srtp {
+            None => self.u8(0),
+            Some(srtp) => self.u8(1).master(srtp.receive.as_ref()).master(srtp.send.as_ref()),
+        };
         let payload_types = config.payload_types.as_slice();
         self.u8(payload_types.len() as u8);
         for it in payload_types {
             self.u8(it.number).u8(it.forward_as).u32(it.clock_rate_hz);
         }
         self
+    }
+
+    fn master(&mut self, master: Option<&MasterKey>) -> &mut Self {
+        let Some(master) = master else { return self.u8(0) };
+        let place = Suite::ALL.iter().position(|suite| *suite == master.suite).map_or(0, |place| place as u8 + 1);
+        let mki = master.mki.as_bytes();
+        self.u8(place).u32(master.serial).bytes(master.key()).bytes(master.salt()).u8(mki.len() as u8).bytes(mki)
     }
 
     fn reason(&mut self, reason: Reason) -> &mut Self {
@@ -185,7 +210,13 @@ impl Writer {
 /// Takes fields off the front.
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn slice(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (first, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (first, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
         self.0 = rest;
@@ -231,6 +262,13 @@ impl Reader<'_> {
         }
     }
 
+    fn optional_ip(&mut self) -> Result<Option<IpAddr>, Malformed> {
+        match self.u8()? {
+            0 => Ok(None),
+            family => self.ip_of(family).map(Some),
+        }
+    }
+
     fn address(&mut self) -> Result<Option<SocketAddr>, Malformed> {
         match self.u8()? {
             0 => Ok(None),
@@ -248,6 +286,8 @@ impl Reader<'_> {
             remote_rtcp: self.address()?,
             nat_expected: self.bool()?,
             learning_window_ms: self.u32()?,
+            learn_from: self.optional_ip()?,
+            relatch_interval_ms: self.u32()?,
             receive: self.bool()?,
             send: self.bool()?,
             mode: match self.u8()? {
@@ -257,6 +297,10 @@ impl Reader<'_> {
             },
             rtp_timeout_ms: self.u32()?,
             ssrc: self.u32()?,
+            srtp: match self.bool()? {
+                false => None,
+                true => Some(SrtpConfig { receive: self.master()?, send: self.master()? }),
+            },
             payload_types: self.payload_types()?,
         })
     }
@@ -270,6 +314,16 @@ impl Reader<'_> {
             }
         }
         Ok(all)
+    }
+
+    fn master(&mut self) -> Result<Option<MasterKey>, Malformed> {
+        let Some(place) = usize::from(self.u8()?).checked_sub(1) else { return Ok(None) };
+        let suite = *Suite::ALL.get(place).ok_or(Malformed)?;
+        let serial = self.u32()?;
+        let key_and_salt = self.slice(suite.key_bytes() + suite.salt_bytes())?;
+        let mki_bytes = self.u8()?;
+        let mki = Mki::new(self.slice(mki_bytes.into())?).ok_or(Malformed)?;
+        MasterKey::new(serial, suite, key_and_salt, mki).map(Some).ok_or(Malformed)
     }
 
     /// Any bits are a record; what they say is checked where they are used.
@@ -319,18 +373,34 @@ mod tests {
         }
     }
 
+    fn master() -> impl Strategy<Value = MasterKey> {
+        (1u32.., prop::sample::select(&Suite::ALL[..]), any::<[u8; 46]>(), any::<[u8; MKI_BYTES_MAX]>(), 0..=MKI_BYTES_MAX)
+            .prop_map(|(serial, suite, bytes, mki, mki_len)| {
+                let bytes = &bytes[..suite.key_bytes() + suite.salt_bytes()];
+                MasterKey::new(serial, suite, bytes, Mki::new(&mki[..mki_len]).unwrap()).unwrap()
+            })
+    }
+
+    fn srtp() -> impl Strategy<Value = SrtpConfig> {
+        let either = || proptest::option::of(master());
+        (either(), either()).prop_map(|(receive, send)| SrtpConfig { receive, send })
+    }
+
     prop_compose! {
         fn config()(
             local_ip in ip(), rtp_port: u16, rtcp_port: u16,
             remote_rtp in proptest::option::of(address()), remote_rtcp in proptest::option::of(address()),
             (nat_expected, receive, send, echo) in any::<(bool, bool, bool, bool)>(),
-            learning_window_ms: u32, rtp_timeout_ms: u32, ssrc: u32,
+            (learning_window_ms, relatch_interval_ms, rtp_timeout_ms, ssrc) in any::<(u32, u32, u32, u32)>(),
+            learn_from in proptest::option::of(ip()),
+            srtp in proptest::option::of(srtp()),
             payload_types in proptest::collection::vec(payload_type(), 0..=crate::command::PAYLOAD_TYPES_MAX),
         ) -> StreamConfig {
             StreamConfig {
-                local_ip, rtp_port, rtcp_port, remote_rtp, remote_rtcp, nat_expected, learning_window_ms, receive, send,
+                local_ip, rtp_port, rtcp_port, remote_rtp, remote_rtcp, nat_expected, learning_window_ms,
+                learn_from, relatch_interval_ms, receive, send,
                 mode: if echo { Mode::Echo } else { Mode::Bridge },
-                rtp_timeout_ms, ssrc, payload_types: payload_types.into_iter().collect(),
+                rtp_timeout_ms, ssrc, srtp, payload_types: payload_types.into_iter().collect(),
             }
         }
     }
@@ -342,6 +412,7 @@ mod tests {
             id().prop_map(|id| Command::DestroyStream { id }),
             (id(), id()).prop_map(|(a, b)| Command::CreateBridge { a, b }),
             (id(), id()).prop_map(|(a, b)| Command::DestroyBridge { a, b }),
+            (id(), any::<u32>()).prop_map(|(id, worker)| Command::MigrateStream { id, worker }),
             (id(), config(), any::<u32>(), any::<u64>()).prop_map(|(id, config, flags, packets_in)| {
                 let record = StreamRecord { id: id.0, flags, packets_in, ..StreamRecord::default() };
                 Command::ResumeStream { id, config, record }
@@ -365,6 +436,7 @@ mod tests {
             (any::<u64>(), reason).prop_map(|(correlation, reason)| Event::Failed { correlation, reason }),
             (id(), address()).prop_map(|(id, remote)| Event::StreamUp { id, remote }),
             id().prop_map(|id| Event::RtpTimeout { id }),
+            any::<bool>().prop_map(|on| Event::Overload { on }),
         ]
     }
 
@@ -386,7 +458,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(
-            mut bytes in proptest::collection::vec(any::<u8>(), 0..300), command_kind in 0u8..8, event_kind in 0u8..8
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..1300), command_kind in 0u8..8, event_kind in 0u8..8
         ) {
             let _ = (decode_command(&bytes), decode_event(&bytes));
             bytes.iter_mut().skip(8).take(1).for_each(|kind| *kind = command_kind);

@@ -16,7 +16,7 @@ pub const SLOT_WORDS: usize = 32;
 const _: () = assert!(SLOT_WORDS * size_of::<u64>() == 256);
 
 /// The most slots that one message may take.
-pub const MESSAGE_SLOTS_MAX: usize = 4;
+pub const MESSAGE_SLOTS_MAX: usize = 5;
 
 /// The most bytes that one message may have.
 pub const MESSAGE_BYTES_MAX: usize = MESSAGE_SLOTS_MAX * SLOT_WORDS * 8 - 8;

@@ -1,7 +1,7 @@
 //! The stream table: what every stream of a worker is and has seen. Written by the worker alone, each entry under a sequence
 //! lock; read by control without asking, with bounded retries; it outlives either process.
 //!
-//! The engine keeps a `StreamRecord` per stream and publishes it at the end of a turn in which it changed: 64 relaxed words.
+//! The engine keeps a `StreamRecord` per stream and publishes it at the end of a turn in which it changed: 96 relaxed words.
 
 use crate::command::StreamId;
 use crate::drops::{DROP_REASONS, DropCounters};
@@ -11,16 +11,21 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Words of an entry: the sequence, then the record.
-pub const ENTRY_WORDS: usize = 64;
+pub const ENTRY_WORDS: usize = 96;
 const RECORD_WORDS: usize = ENTRY_WORDS - 1;
 /// Where the record's first field stands.
 const ID_WORD: usize = 1;
 const _: () = assert!(std::mem::offset_of!(StreamRecord, id) == 0);
 /// Drop counters an entry has room for.
-const DROPS_ROOM: usize = 24;
+const DROPS_ROOM: usize = 32;
 const _: () = assert!(DROP_REASONS <= DROPS_ROOM);
 const _: () = assert!(size_of::<StreamRecord>() == RECORD_WORDS * 8);
-const _: () = assert!(ENTRY_WORDS * 8 == 512, "eight cache lines an entry");
+const _: () = assert!(ENTRY_WORDS * 8 == 768, "twelve cache lines an entry");
+
+/// SRTP sources that an entry shows of those received, the one heard last first.
+pub const SRTP_SOURCES_IN: usize = 4;
+/// SRTP sources that an entry shows of those sent: all that a key was ever used for.
+pub const SRTP_SOURCES_OUT: usize = 8;
 
 /// Attempts at a consistent read before an entry is passed over: a writer needs well under a microsecond.
 const READ_ATTEMPTS_MAX: usize = 64;
@@ -138,8 +143,26 @@ pub struct StreamRecord {
     pub unreachable: u64,
     /// When it last did.
     pub unreachable_at_ms: u64,
+    /// The serial of the SRTP key that the following say something of, receiving; zero without one. No key is ever shown.
+    pub srtp_key_in: u32,
+    /// The same, sending.
+    pub srtp_key_out: u32,
+    /// The peer's sources.
+    pub srtp_ssrc_in: [u32; SRTP_SOURCES_IN],
+    /// Of each, the SRTCP index after the highest that was read; zero before the first.
+    pub srtcp_next_in: [u32; SRTP_SOURCES_IN],
+    /// Of each, the packet index (rollover counter and sequence number) after the highest that was read; zero before the first.
+    pub srtp_next_in: [u64; SRTP_SOURCES_IN],
+    /// The sources that we protect.
+    pub srtp_ssrc_out: [u32; SRTP_SOURCES_OUT],
+    /// Of each, the highest packet index that may have been used: never less than what was sent. Zero for none.
+    pub srtp_used_out: [u64; SRTP_SOURCES_OUT],
+    /// The highest SRTCP index that may have been used, in all sources together.
+    pub srtcp_used_out: u32,
+    /// Zero.
+    pub srtp_padding: u32,
     /// Room for more; zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 5],
 }
 
 impl StreamRecord {

@@ -13,6 +13,12 @@ use std::collections::{HashMap, HashSet};
 /// Packets a second that a source of our own may at most have said since a record that is not its last was read.
 const OWN_PACKETS_PER_S_MAX: u64 = 100;
 
+/// Packets a second that one source may at most have sent under SRTP since then.
+const SRTP_PACKETS_PER_S_MAX: u64 = 1000;
+
+/// The farthest leap that a receiver can follow: it takes 2^15 and more for a leap back (RFC 3711 section 3.3.1).
+const SRTP_LEAP_MAX: u64 = 30_000;
+
 /// Streams that may wait to be closed; of more, the unclaimed rule takes care.
 const ENDED_MAX: usize = 65_536;
 
@@ -58,7 +64,7 @@ impl Agent {
         }
         for id in &returning {
             if let Some(stream) = self.streams.get_mut(id)
-                && let Some(worker) = self.workers.join(&stream.owner.call_id)
+                && let Ok(worker) = self.workers.join(&stream.owner.call_id)
             {
                 stream.place = Place::Returning { worker, ports: PortPair::of(stream.config.rtp_port) };
             }
@@ -167,10 +173,10 @@ impl Agent {
     /// It cannot be made again: somebody else has its port, or the dataplane has no room.
     pub fn fail(&mut self, it: Resumption, reason: Reason, now_ms: u64) {
         let Some(stream) = self.streams.get_mut(&it.id).filter(|_| it.attachment == self.attachment) else { return };
-        if let Place::Returning { ports, .. } = stream.place {
+        if let Place::Returning { worker, ports } = stream.place {
             stream.place = Place::Failed { since_ms: now_ms };
             self.ports.release(ports);
-            self.workers.leave(&stream.owner.call_id);
+            self.workers.leave(&stream.owner.call_id, worker);
             let id = super::name(it.id);
             tracing::error!(%id, call_id = %stream.owner.call_id, port = ports.rtp(), ?reason, "a stream was lost");
         }
@@ -246,5 +252,11 @@ fn aged(base: &Base, moved: bool, now_ms: u64) -> StreamRecord {
     }
     let said = base.read_at_ms.map_or(0, |read| now_ms.saturating_sub(read)) * OWN_PACKETS_PER_S_MAX / 1000;
     record.own_sequence_last = record.own_sequence_last.wrapping_add(said as u32);
+    let age_ms = base.read_at_ms.map_or(0, |read| now_ms.saturating_sub(read));
+    let protected = (age_ms * SRTP_PACKETS_PER_S_MAX / 1000).min(SRTP_LEAP_MAX);
+    record.srtp_used_out.iter_mut().filter(|used| **used > 0).for_each(|used| *used += protected);
+    if record.srtcp_used_out > 0 {
+        record.srtcp_used_out = record.srtcp_used_out.saturating_add(protected as u32);
+    }
     record
 }

@@ -87,11 +87,14 @@ impl Agent {
             remote_rtcp: None,
             nat_expected: false,
             learning_window_ms: self.options.learning_window_ms,
+            learn_from: None,
+            relatch_interval_ms: self.options.relatch_interval_ms,
             receive: false,
             send: false,
             mode: if kept.echo { Mode::Echo } else { Mode::Bridge },
             rtp_timeout_ms: 0,
             ssrc: kept.ssrc,
+            srtp: None,
             payload_types: PayloadTypes::default(),
         };
         let stream = Stream {

@@ -98,10 +98,12 @@ impl Stream {
             rtcp_port: if self.exchange.is_muxed() { ports.rtp() } else { ports.rtcp() },
             nat_expected: reachable
                 && nat::is_expected(options.nat, self.config.local_ip, remote_rtp.map(|to| to.ip()), self.source),
+            learn_from: nat::learn_from(self.config.local_ip, self.source),
             receive: direction.recv,
             send: direction.send,
             // Who does not want to hear us may well be silent himself, whatever his direction says.
             rtp_timeout_ms: if self.exchange.is_held() { 0 } else { options.rtp_timeout_s.saturating_mul(1000) },
+            srtp: self.exchange.srtp(),
             payload_types: self.exchange.payload_types(partner),
             ..self.config.clone()
         }

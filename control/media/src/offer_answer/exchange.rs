@@ -14,10 +14,12 @@
 //! 491) needs no clean-up. An answer may be given again: a 183's is only a preview of the 200's, which may come from
 //! another fork. The session that holds changes by answers alone, and a turn that fails changes nothing.
 
+use super::crypto::{Crypto, Policy, Seed};
 use super::negotiate::{self, Agreed, Numbers};
-use super::sdp::{self, Description, Direction, Endpoint, Line, LocalDescription, Profile, Terms};
+use super::sdp::{self, Description, Direction, Endpoint, Line, LocalDescription, OurKey, Profile, Terms};
 use super::{Error, Incompatible};
 use nebula_ring::command::PayloadTypes;
+use nebula_ring::srtp::{SrtpConfig, Suite};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -46,6 +48,29 @@ pub struct Exchange {
     #[serde(with = "written")]
     written: Option<sdp_types::Session>,
     version: u64,
+    #[serde(default)]
+    srtp: Srtp,
+}
+
+/// Whether the leg may be protected, and with what.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Srtp {
+    policy: Policy,
+    /// The suites that may be used, by name, in our order of preference.
+    suites: Vec<String>,
+    seed: Seed,
+    /// The highest serial of our keys.
+    keys_made: u32,
+    /// The highest serial of the peer's.
+    keys_heard: u32,
+}
+
+/// The keys of a session that is protected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Secured {
+    local: OurKey,
+    remote: Crypto,
+    remote_serial: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +88,8 @@ struct Session {
     muxed: bool,
     remote_rtp: Option<SocketAddr>,
     remote_rtcp: Option<SocketAddr>,
+    #[serde(default)]
+    secured: Option<Secured>,
 }
 
 /// What was last written, as the text that it is.
@@ -81,6 +108,12 @@ mod written {
 }
 
 impl Exchange {
+    /// A leg that may be protected, with keys made of a seed of its own. One by `default` never is.
+    pub fn new(policy: Policy, suites: &[Suite], seed: Seed) -> Self {
+        let suites = suites.iter().map(|suite| suite.name().to_owned()).collect();
+        Self { srtp: Srtp { policy, suites, seed, ..Srtp::default() }, ..Self::default() }
+    }
+
     /// Takes a turn. True if it makes a description for the peer: `render` writes it.
     pub fn take(&mut self, turn: Turn<'_>) -> Result<bool, Error> {
         match turn {
@@ -122,6 +155,7 @@ impl Exchange {
     fn remote_offer(&mut self, text: &str) -> Result<(), Error> {
         let offer = sdp::read_offer(text, self.session.as_ref().map(|session| session.local.carried))?;
         self.check_address(&offer)?;
+        self.check_protection(&offer)?;
         self.numbers.remember(&offer.terms.formats);
         self.pending = Some(Pending::Received(offer));
         Ok(())
@@ -133,13 +167,19 @@ impl Exchange {
             None => negotiate::own_offer(&self.numbers),
         };
         self.numbers.remember(&terms.formats);
-        let (lines, carried, profile) = match &self.session {
-            Some(Session { local, .. }) => (local.lines.clone(), local.carried, local.profile),
+        let (lines, carried, profile, crypto) = match &self.session {
+            // The same key is no new one (RFC 4568 section 7.1.4): its rollover counter goes on.
+            Some(Session { local, secured, .. }) => {
+                let key = secured.as_ref().map(|it| OurKey { crypto: it.local.crypto.clone(), ..it.local });
+                (local.lines.clone(), local.carried, local.profile, key.into_iter().collect())
+            }
             None => {
-                (vec![Line { media: "audio".into(), proto: String::new(), format: String::new() }], 0, Profile::Avp)
+                let line = Line { media: "audio".into(), proto: String::new(), format: String::new() };
+                let profile = if self.srtp.policy() == Policy::Required { Profile::Savp } else { Profile::Avp };
+                (vec![line], 0, profile, self.srtp.offer())
             }
         };
-        self.pending = Some(Pending::Sent(LocalDescription { lines, carried, profile, rtcp_mux: true, terms }));
+        self.pending = Some(Pending::Sent(LocalDescription { lines, carried, profile, rtcp_mux: true, terms, crypto }));
     }
 
     fn remote_answer(&mut self, text: &str) -> Result<(), Error> {
@@ -151,9 +191,11 @@ impl Exchange {
         let remote = sdp::read_answer(text, local.carried)?;
         self.check_address(&remote)?;
         let agreed = negotiate::agree(&local.terms.formats, &remote.terms.formats)?;
-        self.numbers.remember(&remote.terms.formats);
+        let keys = answered_key(local, &remote)?;
         let local = local.clone();
-        self.complete(local, remote, agreed, true);
+        self.numbers.remember(&remote.terms.formats);
+        let secured = keys.map(|(local, remote)| self.secure(local, remote));
+        self.complete(local, remote, agreed, true, secured);
         Ok(())
     }
 
@@ -168,19 +210,32 @@ impl Exchange {
             None => negotiate::own_answer(&remote.terms)?,
         };
         let agreed = negotiate::agree(&terms.formats, &remote.terms.formats)?;
+        let chosen = self.choose(remote)?.cloned();
+        let remote = remote.clone();
+        let secured = chosen.map(|theirs| {
+            let ours = self.our_key(&theirs);
+            self.secure(ours, theirs)
+        });
         let local = LocalDescription {
             lines: remote.lines.clone(),
             carried: remote.carried,
             profile: remote.transport.profile,
             rtcp_mux: remote.transport.rtcp_mux,
             terms,
+            crypto: secured.iter().map(|secured| secured.local.clone()).collect(),
         };
-        let remote = remote.clone();
-        self.complete(local, remote, agreed, false);
+        self.complete(local, remote, agreed, false, secured);
         Ok(())
     }
 
-    fn complete(&mut self, local: LocalDescription, remote: Description, agreed: Vec<Agreed>, offered_by_us: bool) {
+    fn complete(
+        &mut self,
+        local: LocalDescription,
+        remote: Description,
+        agreed: Vec<Agreed>,
+        offered_by_us: bool,
+        secured: Option<Secured>,
+    ) {
         let muxed = local.rtcp_mux && remote.transport.rtcp_mux;
         let before = self.session.as_ref();
         // Held by `0.0.0.0` the peer keeps its place: nothing is sent there, but its own media and RTCP still come.
@@ -190,7 +245,7 @@ impl Exchange {
             Some(_) => remote.transport.rtcp,
             None => before.and_then(|session| session.remote_rtcp),
         };
-        self.session = Some(Session { local, remote, offered_by_us, agreed, muxed, remote_rtp, remote_rtcp });
+        self.session = Some(Session { local, remote, offered_by_us, agreed, muxed, remote_rtp, remote_rtcp, secured });
         self.pending = None;
     }
 
@@ -212,6 +267,126 @@ impl Exchange {
             (None, None) => "idle",
         };
         Error::WrongStep { step, state }
+    }
+}
+
+/// Protection. RFC 4568 sections 5 and 7.
+impl Exchange {
+    /// Whether an offer is protected or not as it must be.
+    fn check_protection(&self, offer: &Description) -> Result<(), Incompatible> {
+        match (self.srtp.policy(), offer.transport.profile.is_secure()) {
+            (Policy::Off, true) => Err(Incompatible::SrtpOff),
+            (Policy::Required, false) if offer.transport.crypto.is_empty() => Err(Incompatible::SrtpRequired),
+            _ => self.choose(offer).map(drop),
+        }
+    }
+
+    /// The offered key that we take: of the suite in use if there is one, else of the suite we prefer. None if the offer
+    /// is not protected, or need not be.
+    fn choose<'a>(&self, offer: &'a Description) -> Result<Option<&'a Crypto>, Incompatible> {
+        let offered = |suite: Suite| offer.transport.crypto.iter().find(|crypto| crypto.suite() == suite);
+        let allowed = self.srtp.suites();
+        let in_use = self.secured().map(|secured| secured.remote.suite()).filter(|suite| allowed.contains(suite));
+        let chosen = in_use.and_then(offered).or_else(|| allowed.into_iter().find_map(offered));
+        let must = offer.transport.profile.is_secure() || self.srtp.policy() == Policy::Required;
+        if chosen.is_none() && must { Err(Incompatible::NoSuite) } else { Ok(chosen) }
+    }
+
+    /// Our key to answer with: the one in use goes on.
+    fn our_key(&mut self, theirs: &Crypto) -> OurKey {
+        let serial = match self.secured().map(|secured| &secured.local) {
+            Some(local) if local.crypto.suite() == theirs.suite() => local.serial,
+            _ => self.srtp.next_serial(),
+        };
+        OurKey { serial, crypto: self.srtp.seed.key(theirs.tag, theirs.suite(), serial) }
+    }
+
+    /// A key of the peer's that we have already keeps its serial, and with it all that was heard under it.
+    fn secure(&mut self, local: OurKey, remote: Crypto) -> Secured {
+        let known = self.secured().filter(|secured| secured.remote.is_same_key(&remote));
+        let remote_serial = match known.map(|secured| secured.remote_serial) {
+            Some(serial) => serial,
+            None => {
+                self.srtp.keys_heard += 1;
+                self.srtp.keys_heard
+            }
+        };
+        Secured { local, remote, remote_serial }
+    }
+
+    fn secured(&self) -> Option<&Secured> {
+        self.session.as_ref()?.secured.as_ref()
+    }
+
+    /// Whether the peer's latest words ask for protection, or at least offer it.
+    pub fn wants_protection(&self) -> bool {
+        self.remote().is_some_and(|remote| !remote.transport.crypto.is_empty())
+    }
+
+    /// What the dataplane is to protect with. A protected leg without keys yet is one, too: nothing passes it in the clear.
+    pub fn srtp(&self) -> Option<SrtpConfig> {
+        match (&self.session, &self.pending) {
+            (Some(Session { secured: Some(it), .. }), _) => Some(SrtpConfig {
+                receive: it.remote.master(it.remote_serial),
+                send: it.local.crypto.master(it.local.serial),
+            }),
+            (None, Some(Pending::Received(Description { transport, .. }))) if transport.profile.is_secure() => {
+                Some(SrtpConfig::default())
+            }
+            (None, Some(Pending::Sent(local))) if local.profile.is_secure() => Some(SrtpConfig::default()),
+            _ => None,
+        }
+    }
+
+    /// The suite in use.
+    pub fn suite(&self) -> Option<Suite> {
+        self.secured().map(|secured| secured.remote.suite())
+    }
+}
+
+impl Srtp {
+    /// Without a seed there are no keys, so nothing is protected.
+    fn policy(&self) -> Policy {
+        if self.seed.is_there() { self.policy } else { Policy::Off }
+    }
+
+    fn suites(&self) -> Vec<Suite> {
+        let all = if self.policy() == Policy::Off { &[][..] } else { &self.suites };
+        all.iter().filter_map(|name| Suite::from_name(name)).collect()
+    }
+
+    fn next_serial(&mut self) -> u32 {
+        self.keys_made += 1;
+        self.keys_made
+    }
+
+    /// A key for each suite, in our order of preference.
+    fn offer(&mut self) -> Vec<OurKey> {
+        let suites = match self.policy() {
+            Policy::Off | Policy::Accepted => Vec::new(),
+            Policy::Offered | Policy::Required => self.suites(),
+        };
+        (1..)
+            .zip(suites)
+            .map(|(tag, suite)| {
+                let serial = self.next_serial();
+                OurKey { serial, crypto: self.seed.key(tag, suite, serial) }
+            })
+            .collect()
+    }
+}
+
+/// Which of our keys an answer takes, and the peer's own. None if nothing is to be protected.
+fn answered_key(local: &LocalDescription, remote: &Description) -> Result<Option<(OurKey, Crypto)>, Incompatible> {
+    let answers = |theirs: &Crypto| {
+        let ours = local.crypto.iter().find(|it| (it.crypto.tag, it.crypto.suite()) == (theirs.tag, theirs.suite()))?;
+        Some((ours.clone(), theirs.clone()))
+    };
+    match remote.transport.crypto.iter().find_map(answers) {
+        Some((ours, theirs)) if ours.crypto.shares_secret(&theirs) => Err(Incompatible::OurKey),
+        Some(keys) => Ok(Some(keys)),
+        None if local.profile.is_secure() || remote.transport.profile.is_secure() => Err(Incompatible::NoSuite),
+        None => Ok(None),
     }
 }
 

@@ -11,14 +11,16 @@
 //! | `a=sendrecv`, `sendonly`, `recvonly`, `inactive` | understood at either level and mirrored; always written |
 //! | `c=` | terminated: understood at either level; `0.0.0.0` and `::` mean hold (RFC 3264 section 8.4) |
 //! | `m=` port, `a=rtcp`, `a=rtcp-mux` | terminated: each leg has its own |
-//! | `m=` profile | terminated: answered as offered, offered as `RTP/AVP` unless the leg has another already |
+//! | `m=` profile | terminated: answered as offered, offered as `RTP/AVP` or, if SRTP is required, `RTP/SAVP`, unless the leg has another already |
 //! | `a=rtcp-fb`, `a=extmap`, `a=ssrc`, `a=msid`, `a=mid`, `a=group` | dropped: they bind both ends to what we rewrite |
-//! | `a=crypto`, `a=fingerprint`, `a=setup`, `a=candidate`, `a=ice-*` | dropped: hop by hop, and not spoken yet |
+//! | `a=crypto` | terminated: see `crypto` |
+//! | `a=fingerprint`, `a=setup`, `a=candidate`, `a=ice-*` | dropped: hop by hop, and not spoken yet |
 //! | `o=`, `s=`, `t=` | our own |
 //! | `b=`, `i=`, `k=`, `u=`, `e=`, `p=`, `r=`, `z=`, other `a=` | dropped |
 //! | other `m=` lines | remembered in their order and rejected with port 0 (RFC 3264 section 6) |
 
 use super::codecs::{Format, NUMBER_MAX};
+use super::crypto::{CRYPTO_LINES_MAX, Crypto, Unusable};
 use super::{Error, FORMATS_MAX, Incompatible, MEDIA_LINES_MAX, SDP_BYTES_MAX};
 use sdp_types::{Attribute, Connection, Media, Origin, Session, Time};
 use serde::{Deserialize, Serialize};
@@ -51,7 +53,7 @@ pub struct Line {
 /// The hop-by-hop part of an audio line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transport {
-    /// RTP/AVP or RTP/AVPF.
+    /// How packets look.
     pub profile: Profile,
     /// Where the peer wants RTP; none while it holds by `0.0.0.0`.
     pub rtp: Option<SocketAddr>,
@@ -61,6 +63,9 @@ pub struct Transport {
     pub rtcp_mux: bool,
     /// Whether its addresses are of IPv6.
     pub ipv6: bool,
+    /// Its keys that can be used, in its order of preference.
+    #[serde(default)]
+    pub crypto: Vec<Crypto>,
 }
 
 /// The end-to-end part of an audio line: what is mirrored.
@@ -84,6 +89,10 @@ pub enum Profile {
     Avp,
     /// RFC 4585; we send no feedback of our own, which it permits.
     Avpf,
+    /// RFC 3711.
+    Savp,
+    /// RFC 5124.
+    Savpf,
 }
 
 impl Profile {
@@ -91,11 +100,19 @@ impl Profile {
         match self {
             Profile::Avp => "RTP/AVP",
             Profile::Avpf => "RTP/AVPF",
+            Profile::Savp => "RTP/SAVP",
+            Profile::Savpf => "RTP/SAVPF",
         }
     }
 
+    /// Whether packets must be protected.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Profile::Savp | Profile::Savpf)
+    }
+
     fn from_name(name: &str) -> Option<Self> {
-        [Profile::Avp, Profile::Avpf].into_iter().find(|profile| profile.name().eq_ignore_ascii_case(name))
+        let all = [Profile::Avp, Profile::Avpf, Profile::Savp, Profile::Savpf];
+        all.into_iter().find(|profile| profile.name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -186,13 +203,18 @@ fn describe(session: &Session, carried: usize) -> Result<Description, Error> {
     terms.direction = direction(&media.attributes).unwrap_or(terms.direction);
     let held_by_address = ip.is_unspecified();
     terms.direction.recv &= !held_by_address;
+    let (crypto, unusable) = crypto(media);
     let transport = Transport {
         profile,
         rtp: (!held_by_address).then_some(SocketAddr::new(ip, media.port)),
         rtcp: rtcp(media, ip).filter(|_| !held_by_address),
         rtcp_mux: media.get_first_attribute_value("rtcp-mux") == Some(None),
         ipv6: ip.is_ipv6(),
+        crypto,
     };
+    if profile.is_secure() && transport.crypto.is_empty() {
+        return Err(Incompatible::NoCrypto(unusable).into());
+    }
     let lines = session.medias.iter().map(Line::of).collect();
     Ok(Description { lines, carried, transport, terms })
 }
@@ -230,6 +252,19 @@ fn rtcp(media: &Media, ip: IpAddr) -> Option<SocketAddr> {
     let port = words.next()?.parse().ok().filter(|&port| port != 0)?;
     let ip = words.nth(2).map_or(Some(ip), |ip| ip.parse().ok())?;
     (!ip.is_unspecified() && !ip.is_multicast()).then_some(SocketAddr::new(ip, port))
+}
+
+/// The lines that can be used, and why the first of the others cannot.
+fn crypto(media: &Media) -> (Vec<Crypto>, Option<Unusable>) {
+    let lines = media.attributes.iter().filter(|attribute| attribute.attribute.eq_ignore_ascii_case("crypto"));
+    let (mut usable, mut unusable) = (Vec::new(), None);
+    for line in lines.take(CRYPTO_LINES_MAX) {
+        match Crypto::read(line.value.as_deref().unwrap_or_default()) {
+            Ok(crypto) => usable.push(crypto),
+            Err(why) => drop(unusable.get_or_insert(why)),
+        }
+    }
+    (usable, unusable)
 }
 
 /// Formats without a meaning (no `rtpmap` and no static number, not a number at all) and repeated ones are left out.
@@ -277,6 +312,18 @@ pub struct LocalDescription {
     pub rtcp_mux: bool,
     /// What we receive and send.
     pub terms: Terms,
+    /// Our own keys: all that we offer, or the one that answers.
+    #[serde(default)]
+    pub crypto: Vec<OurKey>,
+}
+
+/// A key of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OurKey {
+    /// Which of ours it is.
+    pub serial: u32,
+    /// As it is written.
+    pub crypto: Crypto,
 }
 
 /// Where we receive, and how the session is named.
@@ -338,6 +385,9 @@ fn carried(local: &LocalDescription, here: &Endpoint) -> Media {
         for fmtp in &format.fmtp {
             media.add_attribute_with_value("fmtp", format!("{} {fmtp}", format.number));
         }
+    }
+    for key in &local.crypto {
+        media.add_attribute_with_value("crypto", key.crypto.write());
     }
     for (name, value) in [("ptime", terms.ptime_ms), ("maxptime", terms.maxptime_ms)] {
         if let Some(value) = value {

@@ -9,7 +9,7 @@ use nebula_bus::contract::Role;
 use nebula_bus::contract::to_switchboard::{CallGet, GetCall};
 use nebula_bus::{Announcement, Category, Context, Target};
 use nebula_ring::command::StreamId;
-use nebula_ring::segment::Segment;
+use nebula_ring::segment::{Counter, Segment};
 use nebula_ring::table::FLAG_TIMED_OUT;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,10 +29,18 @@ impl Service {
                 self.report(id, Kind::Up { remote });
             }
             News::Silent { id } => self.report(id, Kind::Silent),
+            News::Overload { worker, on } => {
+                tracing::warn!(worker, overloaded = on, "the load of a worker");
+                lock(&self.agent).overload(worker, on);
+            }
             News::Attached(segment) => {
                 let found = stats::read_all(&segment);
                 let random = random().map_or(0, |random| random.id);
-                let arrival = lock(&self.agent).attached(segment.sizes().workers, &found, random, now_ms());
+                let workers = segment.sizes().workers;
+                let mut agent = lock(&self.agent);
+                let arrival = agent.attached(workers, &found, random, now_ms());
+                (0..workers).for_each(|worker| agent.overload(worker, segment.counter(worker, Counter::Overloaded) > 0));
+                drop(agent);
                 *lock(&self.segment) = Some(segment);
                 self.attached.store(true, Ordering::Relaxed);
                 self.recover(arrival);

@@ -32,6 +32,10 @@ pub(super) fn describe() {
         metrics::Unit::Seconds,
         "from the loss of the dataplane until all its streams were there again"
     );
+    // A rate needs a first value.
+    for name in [LOST, RESUMED, FAILED] {
+        metrics::counter!(name).increment(0);
+    }
 }
 
 /// One thing to do.

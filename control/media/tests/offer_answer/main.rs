@@ -5,6 +5,7 @@ mod hostile;
 mod lines;
 mod mirroring;
 mod rfc_examples;
+mod srtp;
 mod steps;
 
 use nebula_media::offer_answer::{Endpoint, Error, Exchange, Turn};

@@ -194,6 +194,11 @@ fn apply(table: &mut [StreamRecord], command: &Command, script: &Script) -> Resu
             let (at_a, at_b) = (at(*a)?, at(*b)?);
             (table[at_a].bridged_with, table[at_b].bridged_with) = (b.0, a.0);
         }
+        // Its workers share no table: it is made anew where it goes, by whoever needs it there.
+        Command::MigrateStream { id, .. } => {
+            let index = at(*id)?;
+            table[index].set(FLAG_OPEN, false);
+        }
         Command::DestroyBridge { a, b } => {
             for index in [at(*a)?, at(*b)?] {
                 table[index].bridged_with = 0;

@@ -19,6 +19,28 @@ async fn a_latch_and_a_silence_are_told_to_the_owner() {
 }
 
 #[tokio::test]
+async fn a_dataplane_whose_workers_are_overloaded_gets_no_new_calls_but_keeps_those_it_has() {
+    let (stage, fake) = Stage::with_workers(1).await;
+    let created = stage.create("call", offer("0")).await.unwrap();
+    fake.report(Event::Overload { on: true });
+    // The event travels by itself.
+    let refused = async {
+        loop {
+            match stage.create("new", offer("0")).await {
+                Ok(too_soon) => drop(stage.call::<nebula_bus::contract::to_media::StreamDestroy>(stream(&too_soon.stream_id)).await),
+                Err(refused) => break refused,
+            }
+        }
+    };
+    let refused = tokio::time::timeout(DEADLINE, refused).await.unwrap();
+    assert!(refused.is("overloaded") && refused.is_transient() && refused.retry_after_s.is_some(), "{refused:?}");
+    stage.create("call", Step::LocalOffer { mirror: Some(created.stream_id) }).await.expect("its other leg");
+    fake.report(Event::Overload { on: false });
+    let taken = async { while stage.create("new", offer("0")).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, taken).await.expect("new calls are taken again");
+}
+
+#[tokio::test]
 async fn a_silence_whose_report_was_lost_is_found_in_the_table() {
     let (mut stage, fake) = Stage::with_workers(1).await;
     fake.silent();

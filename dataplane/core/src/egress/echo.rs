@@ -27,6 +27,8 @@ pub struct Echo {
     clock_rate_hz: u32,
     packets: u32,
     payload_octets: u32,
+    /// The peer has once had our SSRC.
+    collided: bool,
 }
 
 impl Echo {
@@ -44,7 +46,15 @@ impl Echo {
             clock_rate_hz: 0,
             packets: 0,
             payload_octets: 0,
+            collided: false,
         }
+    }
+
+    /// The same anew under another SSRC, because the peer has ours (RFC 3550 section 8.2); none if that has happened before:
+    /// two in a row are no chance, but our own packets.
+    pub fn after_collision(&self) -> Option<Self> {
+        let other = scramble(self.ssrc ^ u32::from(self.sequence_highest));
+        (!self.collided).then(|| Self { collided: true, ..Self::new(other.max(1)) })
     }
 
     /// Goes on where another dataplane left off, behind all that it can have said since its last word on it:

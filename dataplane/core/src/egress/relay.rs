@@ -1,6 +1,7 @@
 //! Where an accepted packet goes: the one place that decides it. Called for each packet that passed the ingress.
 
-use crate::driver::{Component, Driver, StreamIndex};
+use crate::driver::{Component, Datagram, Driver, StreamIndex};
+use crate::egress::protect;
 use crate::table::Table;
 use crate::time::Nanos;
 use crate::wire::rtcp::Compound;
@@ -24,7 +25,7 @@ pub(crate) fn rtp(
     now: Nanos,
     index: StreamIndex,
     payload_type: PayloadType,
-    mut packet: Packet<&mut [u8]>,
+    mut packet: Packet<&mut Datagram<'_>>,
     driver: &mut impl Driver,
 ) -> Result<Fate, DropReason> {
     let stream = &mut table[index];
@@ -38,11 +39,16 @@ pub(crate) fn rtp(
         return Err(DropReason::Direction);
     }
     let remote = receiver.rtp_to.ok_or(DropReason::NoRemote)?;
+    if receiver.on_trial && !receiver.latch.spend(now) {
+        return Err(DropReason::Learning);
+    }
     if to == index {
         receiver.echo.rewrite(now, payload_type.clock_rate_hz, &mut packet);
     } else {
         packet.set_payload_type(payload_type.forward_as);
     }
+    protect::rtp(table, to, packet.bytes_mut())?;
+    let receiver = &mut table[to];
     receiver.speak(&packet);
     driver.forward(receiver.socket(to, Component::Rtp), remote);
     if to != index {
@@ -51,25 +57,27 @@ pub(crate) fn rtp(
     Ok(Fate::Forwarded)
 }
 
-/// RTCP: to the other leg untouched, whatever the directions; or into our own reports.
+/// RTCP that was checked: to the other leg untouched, whatever the directions; or into our own reports.
 pub(crate) fn rtcp(
     table: &mut Table,
     now: Nanos,
     index: StreamIndex,
-    compound: Compound<'_>,
+    packet: &mut Datagram<'_>,
     driver: &mut impl Driver,
 ) -> Result<Fate, DropReason> {
     let stream = &mut table[index];
     match (stream.peer, &mut stream.reporter) {
         (Some(to), _) => {
+            let remote = table[to].rtcp_to.ok_or(DropReason::NoRemote)?;
+            protect::rtcp(table, to, packet)?;
             let receiver = &mut table[to];
-            let remote = receiver.rtcp_to.ok_or(DropReason::NoRemote)?;
             receiver.stats.rtcp_sent += 1;
             driver.forward(receiver.rtcp_socket(to), remote);
             table.touch(to);
             Ok(Fate::Forwarded)
         }
         (None, Some(reporter)) => {
+            let compound = Compound::new_checked(packet.as_ref()).map_err(|_| DropReason::BadRtcp)?;
             reporter.hear(now, stream.source.as_ref(), compound);
             Ok(Fate::Consumed)
         }

@@ -2,3 +2,4 @@
 
 pub mod classify;
 pub mod latch;
+pub(crate) mod unprotect;

@@ -30,6 +30,22 @@ pub enum Error {
     },
 }
 
+/// How many bytes the headers ask for, with CSRC list and extension; maybe more than there are. None for less than a fixed
+/// header.
+#[inline]
+pub(crate) fn headers_bytes(bytes: &[u8]) -> Option<usize> {
+    let &[first, ..] = bytes.first_chunk::<HEADER_BYTES>()?;
+    let mut end = HEADER_BYTES + 4 * usize::from(first & 0x0f);
+    if first & 0x10 != 0 {
+        let extension = end;
+        end += 4;
+        if end <= bytes.len() {
+            end += 4 * usize::from(u16_at(bytes, extension + 2));
+        }
+    }
+    Some(end)
+}
+
 /// An RTP packet over borrowed bytes.
 #[derive(Debug)]
 pub struct Packet<T> {
@@ -44,19 +60,11 @@ impl<T: AsRef<[u8]>> Packet<T> {
     pub fn new_checked(bytes: T) -> Result<Self, Error> {
         let b = bytes.as_ref();
         let len = b.len();
-        let Some(&[first, ..]) = b.first_chunk::<HEADER_BYTES>() else {
+        let (Some(payload_start), Some(&first)) = (headers_bytes(b), b.first()) else {
             return Err(Error::Truncated { needed: HEADER_BYTES, len });
         };
         if first >> 6 != 2 {
             return Err(Error::BadVersion(first >> 6));
-        }
-        let mut payload_start = HEADER_BYTES + 4 * usize::from(first & 0x0f);
-        if first & 0x10 != 0 {
-            let extension = payload_start;
-            payload_start += 4;
-            if payload_start <= len {
-                payload_start += 4 * usize::from(u16_at(b, extension + 2));
-            }
         }
         if payload_start > len {
             return Err(Error::Truncated { needed: payload_start, len });
@@ -133,6 +141,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
     #[inline]
     pub fn len_bytes(&self) -> usize {
         self.bytes.as_ref().len()
+    }
+
+    /// The bytes themselves. Whoever protects them makes what is said of the payload untrue; the headers stay.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut T {
+        &mut self.bytes
     }
 
     #[inline]

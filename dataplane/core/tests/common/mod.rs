@@ -1,7 +1,7 @@
 //! An engine with a driver that writes down what it is asked, in virtual time.
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 
-use nebula_core::driver::{Component, Driver, OpenError, Socket};
+use nebula_core::driver::{Component, Datagram, Driver, OpenError, Socket};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
 use nebula_core::time::Nanos;
@@ -10,6 +10,9 @@ use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
 use nebula_ring::drops::DropReason;
 use nebula_ring::event::{Event, Reason};
 use std::net::SocketAddr;
+
+/// Room behind each packet that is handed in.
+pub const TAIL_ROOM: usize = 48;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
@@ -119,7 +122,12 @@ impl Rig {
         let mut packet = packet.to_vec();
         let source = from.map(at);
         self.driver.calls.clear();
-        self.engine.receive(self.now, socket, source, &mut packet, &mut self.driver, &mut self.events);
+        let len = packet.len();
+        packet.resize(len + TAIL_ROOM, 0xcc);
+        let mut datagram = Datagram::new(&mut packet, len);
+        self.engine.receive(self.now, socket, source, &mut datagram, &mut self.driver, &mut self.events);
+        let len = datagram.len();
+        packet.truncate(len);
         (packet, std::mem::take(&mut self.driver.calls))
     }
 
@@ -163,11 +171,14 @@ pub fn config(n: u8) -> StreamConfig {
         remote_rtcp: Some(at(&format!("192.0.2.{n}:5001"))),
         nat_expected: false,
         learning_window_ms: 1000,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Bridge,
         rtp_timeout_ms: 0,
         ssrc: 0xeeee_0000 + u32::from(n),
+        srtp: None,
         payload_types: [
             PayloadType { number: 8, forward_as: 8, clock_rate_hz: 8000 },
             PayloadType { number: 101, forward_as: 96, clock_rate_hz: 8000 },

@@ -154,11 +154,14 @@ pub fn config(rtp_port: u16, remote: SocketAddr) -> StreamConfig {
         remote_rtcp: Some(remote),
         nat_expected: false,
         learning_window_ms: 5_000,
+        learn_from: None,
+        relatch_interval_ms: 0,
         receive: true,
         send: true,
         mode: Mode::Bridge,
         rtp_timeout_ms: 0,
         ssrc: 0x1234_5678,
+        srtp: None,
         payload_types: PayloadTypes::from_iter([pcmu]),
     }
 }

@@ -1,6 +1,7 @@
 //! The receive buffers and the ring by which they are lent to the kernel. Each is owned by exactly one side at a time: by the
 //! kernel from `provide` until a completion names it, by the worker from then until `release`.
 
+use nebula_core::driver::Datagram;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
+/// The usual size of a huge page.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of a buffer: the kernel's header and the source address, then the packet.
 const BUFFER_BYTES: usize = 1536;
 /// `struct io_uring_recvmsg_out`: four u32, of which the first is the address's length, the third the payload's.
@@ -34,25 +37,38 @@ pub fn receive_header() -> libc::msghdr {
 pub struct Pool {
     /// The kernel's ring of free buffers, then the buffers.
     start: NonNull<u8>,
+    mapped_bytes: usize,
+    huge_pages: bool,
     entries: u16,
     /// Buffers ever put on the ring, modulo 2^16, as the kernel counts.
     tail: Cell<u16>,
 }
 
 impl Pool {
-    /// Takes the memory, in whole pages. `entries` is a power of two up to 32,768.
+    /// Takes the memory: huge pages, if it fills half of one and so many are reserved on this host, else ordinary ones.
+    /// `entries` is a power of two up to 32,768.
     pub fn new(entries: u16) -> rustix::io::Result<Self> {
         if !entries.is_power_of_two() {
             return Err(rustix::io::Errno::INVAL);
         }
-        let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a null hint lets the kernel choose a free range.
-        let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes(entries), access, kind) }?;
-        let start = NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        let pool = Self { start, entries, tail: Cell::new(0) };
+        let small = bytes(entries);
+        let huge = (small >= HUGE_PAGE_BYTES / 2).then(|| small.next_multiple_of(HUGE_PAGE_BYTES));
+        // Reserved with the mapping: no page of it can be found missing later.
+        let huge = huge.and_then(|bytes| Some((map(bytes, MapFlags::HUGETLB | MapFlags::HUGE_2MB).ok()?, bytes)));
+        let huge_pages = huge.is_some();
+        let (start, mapped_bytes) = match huge {
+            Some(mapped) => mapped,
+            None => (map(small, MapFlags::empty())?, small),
+        };
+        let pool = Self { start, mapped_bytes, huge_pages, entries, tail: Cell::new(0) };
         (0..entries).for_each(|buffer| pool.release(buffer));
         pool.provide();
         Ok(pool)
+    }
+
+    /// Its bytes, and whether they are in huge pages.
+    pub fn memory(&self) -> (usize, bool) {
+        (self.mapped_bytes, self.huge_pages)
     }
 
     /// Makes it known to a ring, which must not outlive the pool's use.
@@ -83,22 +99,22 @@ impl Pool {
         tail.store(self.tail.get(), Ordering::Release);
     }
 
-    /// The source and the payload of a packet received into a buffer; none if the kernel's header makes no sense.
+    /// The source and the payload of a packet received into a buffer, with all the room behind it; none if the kernel's header makes no sense.
     ///
     /// # Safety
     /// The buffer must be the worker's, and not referred to from elsewhere while the packet is.
     #[allow(clippy::mut_from_ref)] // each buffer is a cell of its own; see the precondition
-    pub unsafe fn packet(&self, buffer: u16, result: i32) -> Option<(Option<SocketAddr>, &mut [u8])> {
+    pub unsafe fn packet(&self, buffer: u16, result: i32) -> Option<(Option<SocketAddr>, Datagram<'_>)> {
         let len = usize::try_from(result).ok().filter(|len| (PACKET_START..=BUFFER_BYTES).contains(len))?;
         if buffer >= self.entries {
             return None;
         }
         // SAFETY: in bounds (checked), initialised (anonymous memory), and exclusive by the precondition.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.buffer(buffer), len) };
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.buffer(buffer), BUFFER_BYTES) };
         let (front, payload) = bytes.split_at_mut(PACKET_START);
         let payload_len = u32::from_ne_bytes(*front[8..].first_chunk()?) as usize;
-        let payload_len = payload_len.min(payload.len());
-        Some((source(&front[OUT_BYTES..]), &mut payload[..payload_len]))
+        let payload_len = payload_len.min(len - PACKET_START);
+        Some((source(&front[OUT_BYTES..]), Datagram::new(payload, payload_len)))
     }
 
     fn entry(&self, index: u16) -> *mut BufRingEntry {
@@ -116,8 +132,15 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         // SAFETY: exactly what `new` mapped; no packet outlives its borrow of the pool.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), bytes(self.entries)) };
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.mapped_bytes) };
     }
+}
+
+fn map(bytes: usize, kind: MapFlags) -> rustix::io::Result<NonNull<u8>> {
+    let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | kind);
+    // SAFETY: a null hint lets the kernel choose a free range.
+    let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, access, kind) }?;
+    NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
 
 fn ring_bytes(entries: u16) -> usize {
@@ -155,6 +178,16 @@ mod tests {
             assert_eq!(source(&name), Some(address));
         }
         assert_eq!(source(&[0; NAME_BYTES]), None);
+    }
+
+    /// On a host with none reserved this is the way back, on others the way there.
+    #[test]
+    fn a_large_pool_is_in_huge_pages_where_there_are_some_and_a_small_one_never() {
+        let reserved = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").is_ok_and(|count| count.trim() != "0");
+        let (bytes, huge) = Pool::new(1024).unwrap().memory();
+        assert!(bytes >= 1024 * BUFFER_BYTES && (reserved || !huge));
+        assert_eq!(huge, bytes % HUGE_PAGE_BYTES == 0);
+        assert!(!Pool::new(64).unwrap().memory().1);
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub enum Operation {
     Wakeup,
     /// The cancellation of a receive.
     Cancel,
+    /// The poll of another file.
+    Poll,
+    /// A kick of another file.
+    Kick,
 }
 
 /// A completion's `user_data`: operation (8 bits), slot (24), generation of the slot (32).
@@ -49,7 +53,9 @@ impl From<u64> for Token {
             0 => Operation::Receive,
             1 => Operation::Send,
             2 => Operation::Wakeup,
-            _ => Operation::Cancel,
+            3 => Operation::Cancel,
+            4 => Operation::Poll,
+            _ => Operation::Kick,
         };
         Self { operation, slot: (word >> 32) as u32 & 0xff_ffff, generation: word as u32 }
     }
@@ -58,6 +64,8 @@ impl From<u64> for Token {
 /// The sockets by slot, that is by stream and component.
 pub struct Sockets {
     slots: Vec<Slot>,
+    /// What another worker has handed over, to be opened next.
+    adopted: [Option<(SocketAddr, OwnedFd)>; 2],
     buffer_bytes: Option<usize>,
 }
 
@@ -77,7 +85,7 @@ impl Sockets {
     /// Two slots for each stream.
     pub fn new(streams_max: u32, buffer_bytes: Option<usize>) -> Self {
         let slots = (0..2 * streams_max).map(|_| Slot::default()).collect();
-        Self { slots, buffer_bytes }
+        Self { slots, adopted: [None, None], buffer_bytes }
     }
 
     /// How many slots there are.
@@ -89,10 +97,32 @@ impl Sockets {
     pub fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(Token, BorrowedFd<'_>), OpenError> {
         let index = slot_of(socket);
         let slot = self.slots.get_mut(index as usize).ok_or(OpenError::NoFileDescriptor)?;
-        let fd = bind(local, self.buffer_bytes).map_err(|error| open_error(&error))?;
+        let adopted = self.adopted.iter_mut().find_map(|it| it.take_if(|(address, _)| *address == local));
+        let fd = match adopted {
+            Some((_, fd)) => fd,
+            None => bind(local, self.buffer_bytes).map_err(|error| open_error(&error))?,
+        };
         slot.generation = slot.generation.wrapping_add(1);
         let open = slot.open.insert(Open { socket, fd, peer: None });
         Ok((Token::new(Operation::Receive, index, slot.generation), open.fd.as_fd()))
+    }
+
+    /// Sockets that the next opens of their addresses take, in place of those that were given before.
+    pub fn adopt(&mut self, adopted: [Option<(SocketAddr, OwnedFd)>; 2]) {
+        self.adopted = adopted;
+    }
+
+    /// A second descriptor of a socket: it stays bound, with what is queued in it, when this one is closed.
+    pub fn share(&self, socket: Socket) -> Option<OwnedFd> {
+        let slot = self.slots.get(slot_of(socket) as usize)?;
+        let open = slot.open.as_ref().filter(|open| open.socket == socket)?;
+        rustix::io::fcntl_dupfd_cloexec(&open.fd, 0).ok()
+    }
+
+    /// The token of a socket's receive.
+    pub fn token_of(&self, socket: Socket) -> Option<Token> {
+        let (slot, _) = self.route(socket)?;
+        Some(Token::new(Operation::Receive, slot, self.slots.get(slot as usize)?.generation))
     }
 
     /// Takes a socket out; the token is that of its receive, which still runs.
@@ -179,7 +209,8 @@ mod tests {
 
     #[test]
     fn tokens_round_trip() {
-        for operation in [Operation::Receive, Operation::Send, Operation::Wakeup, Operation::Cancel] {
+        use Operation::{Cancel, Kick, Poll, Receive, Send, Wakeup};
+        for operation in [Receive, Send, Wakeup, Cancel, Poll, Kick] {
             let token = Token::new(operation, 0xab_cdef, u32::MAX - 1);
             assert_eq!(Token::from(u64::from(token)), token);
         }

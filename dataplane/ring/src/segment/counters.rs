@@ -48,11 +48,25 @@ pub enum Counter {
     TickLatenessNanosMean,
     /// CPU time of the worker's thread in thousandths of the last whole second.
     CpuPermille,
+    /// Of the packets received, those that came as frames, by AF_XDP.
+    FramesReceived,
+    /// Of the packets sent, those that left as frames.
+    FramesSent,
+    /// Frames that were no datagrams, or damaged.
+    FramesRefused,
+    /// Packets of a worker with AF_XDP that a socket sent, because no way to the peer was known, or none was free.
+    FramesLeftToKernel,
+    /// Frames handed to the worker that has their port open.
+    FramesHandedOver,
+    /// Frames dropped because that worker's queue was full.
+    FramesHandedOverDropped,
+    /// 1 while the worker has more to do than it should: see `Event::Overload`.
+    Overloaded,
 }
 
 impl Counter {
     /// All of them, in the order of their place in the segment.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 29] = [
         Self::Turns,
         Self::PacketsReceived,
         Self::PacketsSent,
@@ -75,6 +89,13 @@ impl Counter {
         Self::TurnNanosMean,
         Self::TickLatenessNanosMean,
         Self::CpuPermille,
+        Self::FramesReceived,
+        Self::FramesSent,
+        Self::FramesRefused,
+        Self::FramesLeftToKernel,
+        Self::FramesHandedOver,
+        Self::FramesHandedOverDropped,
+        Self::Overloaded,
     ];
 
     /// Whether it goes up and down; all others only rise while the dataplane lives.
@@ -87,6 +108,7 @@ impl Counter {
                 | Self::TickLatenessNanosMean
                 | Self::QueueDepthMax
                 | Self::CpuPermille
+                | Self::Overloaded
         )
     }
 
@@ -115,6 +137,13 @@ impl Counter {
             Self::TurnNanosMean => "turn_nanoseconds_mean",
             Self::TickLatenessNanosMean => "tick_lateness_nanoseconds_mean",
             Self::CpuPermille => "cpu_permille",
+            Self::FramesReceived => "frames_received",
+            Self::FramesSent => "frames_sent",
+            Self::FramesRefused => "frames_refused",
+            Self::FramesLeftToKernel => "frames_left_to_kernel",
+            Self::FramesHandedOver => "frames_handed_over",
+            Self::FramesHandedOverDropped => "frames_handed_over_dropped",
+            Self::Overloaded => "overloaded",
         }
     }
 }
