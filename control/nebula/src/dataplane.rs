@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 /// Its attach socket, and its messages, in the state folder.
-const SOCKET: &str = "dataplane.sock";
+pub const SOCKET: &str = "dataplane.sock";
 const LOG: &str = "dataplane.log";
 
 /// Adopts or starts a dataplane, or looks for the one that the configuration names. The configuration knows its socket

@@ -5,6 +5,7 @@
 mod admin;
 mod backbone;
 mod cache;
+mod capture;
 mod command_line;
 mod config;
 mod dataplane;
@@ -14,6 +15,7 @@ mod gauges;
 mod keep;
 mod last;
 mod logging;
+mod look;
 mod migrate;
 mod node;
 mod process;
@@ -22,7 +24,10 @@ mod role;
 mod roles;
 mod runtime;
 mod state;
+mod stream;
 mod supervise;
+mod top;
+mod tune;
 mod up;
 mod welcome;
 
@@ -59,6 +64,15 @@ enum Command {
     /// List, add and change extensions.
     #[command(subcommand)]
     Extension(extension::Command),
+    /// Watch workers and streams, worst first.
+    Top(top::Arguments),
+    /// Explain one stream, and why it is silent.
+    Stream(stream::Arguments),
+    /// Write one stream's packets to a file.
+    Capture(capture::Arguments),
+    /// Compare this host with a tuning profile, and make it so.
+    #[command(subcommand)]
+    Tune(tune::Command),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +82,17 @@ fn main() -> ExitCode {
     };
     // The database holds the hashes that phones authenticate with: what is made here is its owner's alone.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // Those that look at a dataplane or a host need nothing of what follows.
+    let looked = match &arguments.command {
+        Command::Top(arguments) => Some(top::run(arguments).map(|()| ExitCode::SUCCESS)),
+        Command::Stream(arguments) => Some(stream::run(arguments).map(|()| ExitCode::SUCCESS)),
+        Command::Capture(arguments) => Some(capture::run(arguments).map(|()| ExitCode::SUCCESS)),
+        Command::Tune(command) => Some(tune::run(command)),
+        _ => None,
+    };
+    if let Some(looked) = looked {
+        return looked.unwrap_or_else(|e| fail(&chain(&e)));
+    }
     // One thread: the roles are a few actors that wake each other many times a call, and a wake-up across threads costs
     // more than most of what they do. SQLite and the log have threads of their own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -83,6 +108,7 @@ fn main() -> ExitCode {
             Command::Api(arguments) => role::api::run(arguments).await,
             Command::Migrate(command) => migrate::run(command).await,
             Command::Extension(command) => extension::run(command).await,
+            Command::Top(_) | Command::Stream(_) | Command::Capture(_) | Command::Tune(_) => Ok(()), // done above
         }
     });
     // What still runs was told to end, or shall not hold up the end.

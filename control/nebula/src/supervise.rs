@@ -110,6 +110,7 @@ impl Handle {
 /// Adopts or starts a dataplane, and keeps one alive from then on.
 pub async fn start(options: Options) -> Result<Handle, Error> {
     metrics::describe_counter!(RESTARTS, "times that the dataplane had to be started again");
+    metrics::counter!(RESTARTS).increment(0);
     let first = bring_up(&options).await?;
     let (pid, pids) = watch::channel(Some(first.pid));
     let (orders, told) = watch::channel(Order::GoOn);

@@ -14,6 +14,20 @@ fn units() -> BTreeMap<String, String> {
     fs::read_dir(folder).expect("the units").map(|entry| read(entry.expect("a unit").path())).collect()
 }
 
+/// Folder, file and text of what may be dropped in.
+fn drop_ins() -> Vec<(String, String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tuning/systemd-dropins");
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    let entries = |path: &Path| fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut all = Vec::new();
+    for unit in entries(&folder) {
+        for file in entries(&unit) {
+            all.push((name(&unit), name(&file), fs::read_to_string(&file).expect("a drop-in")));
+        }
+    }
+    all
+}
+
 /// The values of a key, in order.
 fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
     unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
@@ -63,6 +77,25 @@ fn the_dataplane_has_room_for_its_sockets_and_rings() {
 }
 
 #[test]
+fn the_dataplane_has_no_right_but_those_of_the_drop_in_for_af_xdp() {
+    let unit = &units()["nebula-dataplane.service"];
+    assert_eq!((values(unit, "CapabilityBoundingSet"), values(unit, "AmbientCapabilities")), (vec![""], vec![]));
+    let drop_ins = drop_ins();
+    for (unit, file, _) in &drop_ins {
+        let unit = unit.strip_suffix(".d").unwrap_or_else(|| panic!("{unit}/{file} is for no unit"));
+        assert!(units().contains_key(unit), "{unit}");
+    }
+    let (_, _, xdp) = drop_ins.iter().find(|(_, file, _)| file == "xdp.conf").expect("one for AF_XDP");
+    for key in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert_eq!(values(xdp, key), ["CAP_BPF CAP_NET_ADMIN CAP_NET_RAW"], "{key}");
+    }
+    assert_eq!(
+        (values(xdp, "SystemCallFilter"), values(xdp, "RestrictAddressFamilies")),
+        (vec!["bpf"], vec!["AF_XDP"])
+    );
+}
+
+#[test]
 fn a_process_that_was_fenced_stays_down() {
     for (name, unit) in units().iter().filter(|(name, _)| *name != "nebula-dataplane.service") {
         assert_eq!(values(unit, "RestartPreventExitStatus"), ["3"], "{name}");
@@ -97,6 +130,11 @@ fn systemd_finds_nothing_wrong() {
         let path = folder.path().join(&name);
         fs::write(&path, unit).expect("written");
         verify.arg(path);
+    }
+    // Drop-ins are read beside the units that they are for.
+    for (name, file, text) in drop_ins() {
+        fs::create_dir_all(folder.path().join(&name)).expect("a folder");
+        fs::write(folder.path().join(name).join(file), text).expect("written");
     }
     let run = verify.output().expect("systemd-analyze");
     let said = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);

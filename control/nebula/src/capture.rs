@@ -1,0 +1,18 @@
+//! `nebula capture STREAM --pcap FILE`: a stream's packets, for Wireshark and its like.
+
+use crate::look::Where;
+use nebula_operate::capture;
+
+/// The command line.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    options: capture::Options,
+}
+
+/// Captures until the stream, the time or the user's patience ends.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    capture::run(&arguments.place.socket()?, &arguments.options)
+}
