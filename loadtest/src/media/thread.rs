@@ -4,13 +4,13 @@ use super::ear::{Ear, Heard};
 use super::payload::{PACKET_BYTES_MAX, Packet, packet_bytes, source};
 use super::{Terms, delays};
 use hdrhistogram::Histogram;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
@@ -73,10 +73,17 @@ pub(super) fn start(terms: Terms) -> io::Result<Sender<Order>> {
     Ok(sender)
 }
 
+/// One end of a call that goes on.
+struct Session {
+    socket: UdpSocket,
+    remote: SocketAddr,
+    ear: Ear,
+}
+
 struct Thread {
     epoll: OwnedFd,
     terms: Terms,
-    sessions: HashMap<u32, (UdpSocket, Ear)>,
+    sessions: HashMap<u32, Session>,
     /// The sessions that speak in each phase.
     phases: Vec<Vec<u32>>,
     /// The phase that comes next.
@@ -126,18 +133,20 @@ impl Thread {
                 // The phase that is just over: a first packet holds sound, which must have been spoken before.
                 let phases = self.phases.len();
                 self.phases[(self.phase + phases - 1) % phases].push(origin);
-                self.sessions.insert(origin, (socket, Ear::new(self.terms.ptime_ms)));
+                // A connected socket has a peer; one that was closed meanwhile is nobody's.
+                let Ok(remote) = socket.peer_addr() else { return };
+                self.sessions.insert(origin, Session { socket, remote, ear: Ear::new(self.terms.ptime_ms) });
             }
             Order::Finish { .. } => {}
             Order::Hush { origin } => self.silence(origin),
             Order::Peek { origin, answer } => {
                 self.hear_all(origin);
-                if let Some((_, ear)) = self.sessions.get(&origin) {
-                    answer.send(ear.heard).ok();
+                if let Some(session) = self.sessions.get(&origin) {
+                    answer.send(session.ear.heard).ok();
                 }
             }
             Order::Mark { origin } => {
-                if let Some((_, ear)) = self.sessions.get_mut(&origin) {
+                if let Some(Session { ear, .. }) = self.sessions.get_mut(&origin) {
                     ear.mark();
                 }
             }
@@ -145,7 +154,7 @@ impl Thread {
                 self.silence(origin);
                 // What came up to this moment counts.
                 self.hear_all(origin);
-                let Some((socket, ear)) = self.sessions.remove(&origin) else { return };
+                let Some(Session { socket, ear, .. }) = self.sessions.remove(&origin) else { return };
                 answer.send(ear.heard).ok();
                 // What still comes wakes nobody.
                 epoll::delete(&self.epoll, &socket).ok();
@@ -162,7 +171,7 @@ impl Thread {
         let mut datagram = [0; PACKET_BYTES_MAX];
         let datagram = &mut datagram[..packet_bytes(self.terms.ptime_ms)];
         for origin in &self.phases[phase] {
-            let Some((socket, ear)) = self.sessions.get_mut(origin) else { continue };
+            let Some(Session { socket, ear, .. }) = self.sessions.get_mut(origin) else { continue };
             let sent_ns = self.terms.begun.elapsed().as_nanos() as u64;
             Packet { origin: *origin, number: ear.heard.sent, sent_ns }.write(datagram);
             // One that the kernel refuses is a lost one: its number is used up. But not for the sake of an earlier one, of
@@ -197,15 +206,20 @@ impl Thread {
 
     /// Reads one packet; whether there was one.
     fn hear(&mut self, origin: u32) -> bool {
-        let Some((socket, ear)) = self.sessions.get_mut(&origin) else { return false };
+        let Some(Session { socket, remote, ear }) = self.sessions.get_mut(&origin) else { return false };
         let mut datagram = [0; 2048];
         let mut stamp = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let mut buffer = [IoSliceMut::new(&mut datagram)];
-        let came = match recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut stamp), MsgFlags::empty()) {
+        let came = match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer, Some(&mut stamp), MsgFlags::empty()) {
             Ok(came) => came,
             // The far end's port was closed for a moment: told once, and over.
             Err(e) => return e == nix::errno::Errno::ECONNREFUSED,
         };
+        // The port may have been another call's before, whose peer has not heard of its end; and only from when it is
+        // connected a socket keeps strangers out by itself.
+        if came.address.and_then(|from| address(&from)).is_some_and(|from| from != *remote) {
+            return true;
+        }
         let stamped = came.cmsgs().ok().and_then(|mut all| {
             all.find_map(|c| match c {
                 ControlMessageOwned::ScmTimestampns(at) => Some(at.num_nanoseconds() as u64),
@@ -226,4 +240,9 @@ impl Thread {
         }
         true
     }
+}
+
+fn address(from: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = from.as_sockaddr_in().map(|v4| SocketAddr::V4(SocketAddrV4::from(*v4)));
+    v4.or_else(|| from.as_sockaddr_in6().map(|v6| SocketAddr::V6(SocketAddrV6::from(*v6))))
 }
