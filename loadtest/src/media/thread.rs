@@ -210,11 +210,12 @@ impl Thread {
         let mut datagram = [0; 2048];
         let mut stamp = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let mut buffer = [IoSliceMut::new(&mut datagram)];
-        let came = match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer, Some(&mut stamp), MsgFlags::empty()) {
-            Ok(came) => came,
-            // The far end's port was closed for a moment: told once, and over.
-            Err(e) => return e == nix::errno::Errno::ECONNREFUSED,
-        };
+        let came =
+            match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer, Some(&mut stamp), MsgFlags::empty()) {
+                Ok(came) => came,
+                // The far end's port was closed for a moment: told once, and over.
+                Err(e) => return e == nix::errno::Errno::ECONNREFUSED,
+            };
         // The port may have been another call's before, whose peer has not heard of its end; and only from when it is
         // connected a socket keeps strangers out by itself.
         if came.address.and_then(|from| address(&from)).is_some_and(|from| from != *remote) {
