@@ -1,5 +1,7 @@
 //! The fuzz targets about packets and rings, over their corpora and mutations of them.
 
+#[path = "../../../fuzz/src/control.rs"]
+mod control;
 #[path = "../../../fuzz/src/corpus.rs"]
 mod corpus;
 #[path = "../../../fuzz/src/packets.rs"]
@@ -23,4 +25,9 @@ fn srtp() {
 #[test]
 fn rings() {
     corpus::run("ring", packets::ring);
+}
+
+#[test]
+fn a_control_that_writes_garbage() {
+    corpus::run("control", control::control);
 }
