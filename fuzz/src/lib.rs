@@ -5,10 +5,12 @@
 
 #[cfg(feature = "roles")]
 pub mod call;
+pub mod control;
 #[cfg(feature = "roles")]
 pub mod envelope;
 #[cfg(feature = "roles")]
 pub mod leg;
+pub mod frames;
 pub mod packets;
 #[cfg(feature = "roles")]
 pub mod sdp;

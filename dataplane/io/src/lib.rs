@@ -1,8 +1,8 @@
 //! Packet drivers: what moves packets between the network and the engine. Each implements
 //! [`Driver`](nebula_core::driver::Driver) for the engine and offers its worker a wait and a receive.
 //!
-//! `uring` is io_uring over ordinary sockets (Linux 6.0 or later). Where io_uring is not available there is no driver yet:
-//! `uring::Error` says why it is not, and the dataplane does not start. AF_XDP comes later.
+//! `uring` is io_uring over ordinary sockets (Linux 6.0 or later). Where io_uring is not available there is no driver:
+//! `uring::Error` says why it is not, and the dataplane does not start. `xdp` adds AF_XDP to it on chosen interfaces.
 //! `sim` is a seeded network in virtual time, for tests.
 
 #![deny(unsafe_code)]
@@ -10,3 +10,83 @@
 pub mod sim;
 #[allow(unsafe_code)]
 pub mod uring;
+#[allow(unsafe_code)]
+pub mod xdp;
+
+use nebula_core::driver::{Datagram, Driver, Socket};
+use rustix::fd::OwnedFd;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What a worker's loop asks of a driver, apart from what its engine does.
+pub trait PacketDriver: Driver + 'static {
+    /// What the engine drives while packets are handed to it.
+    type Turn<'a>: Driver;
+
+    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `batch` it may
+    /// sleep on for so long to gather more.
+    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()>;
+
+    /// Hands each packet that has come to `handle`, which may drive the driver meanwhile.
+    fn receive<F>(&mut self, handle: F)
+    where
+        F: for<'a> FnMut(&mut Self::Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>);
+
+    /// A socket whose peer the network has called unreachable since the last turn.
+    fn take_unreachable(&mut self) -> Option<Socket>;
+
+    /// Ends the receive of a socket that is to go to another worker; what it has taken is handed in by the next `receive`.
+    fn rest(&mut self, socket: Socket);
+
+    /// A second descriptor of a socket, with which another worker goes on.
+    fn share(&self, socket: Socket) -> Option<OwnedFd>;
+
+    /// Another worker's sockets: the next opens of their addresses take them. What was not taken is closed by the next call.
+    fn adopt(&mut self, sockets: [Option<(SocketAddr, OwnedFd)>; 2]);
+
+    /// What was counted so far, over all ways.
+    fn counters(&self) -> uring::Counters;
+
+    /// Of that, what AF_XDP did.
+    fn frame_counters(&self) -> xdp::Counters;
+}
+
+impl PacketDriver for uring::Uring {
+    type Turn<'a> = Self;
+
+    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
+        Self::wait(self, timeout, batch)
+    }
+
+    fn receive<F>(&mut self, handle: F)
+    where
+        F: for<'a> FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    {
+        Self::receive(self, handle);
+    }
+
+    fn take_unreachable(&mut self) -> Option<Socket> {
+        Self::take_unreachable(self)
+    }
+
+    fn rest(&mut self, socket: Socket) {
+        Self::rest(self, socket);
+    }
+
+    fn share(&self, socket: Socket) -> Option<OwnedFd> {
+        Self::share(self, socket)
+    }
+
+    fn adopt(&mut self, sockets: [Option<(SocketAddr, OwnedFd)>; 2]) {
+        Self::adopt(self, sockets);
+    }
+
+    fn counters(&self) -> uring::Counters {
+        Self::counters(self)
+    }
+
+    fn frame_counters(&self) -> xdp::Counters {
+        xdp::Counters::default()
+    }
+}

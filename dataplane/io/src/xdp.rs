@@ -1,0 +1,564 @@
+//! The AF_XDP driver: frames of open ports come straight from the card's queues, the engine works on the payload where it
+//! lies, new headers are written in front of it, and the same frame is queued to leave. No copy, no allocation, and the one
+//! call of the turn is still that of `uring`, which also polls the AF_XDP sockets.
+//!
+//! It stands on `Uring`, and is an addition to it: each stream has its kernel socket, which keeps the port from other
+//! programs, hears what comes by other interfaces, in fragments or with IP options, and sends wherever no way to the peer has
+//! been learned yet (`route`).
+//!
+//! A frame's path: `group` (rings) -> `frame::parse` -> `ports::find` -> the engine -> `route` -> `header::write` -> `group`.
+//! What belongs to another worker goes by `handover`.
+
+pub mod checksum;
+pub mod frame;
+mod group;
+mod handover;
+pub mod header;
+mod interface;
+mod ports;
+mod program;
+mod ring;
+pub mod route;
+mod setup;
+mod umem;
+
+pub use handover::HANDED_MAX;
+pub use interface::Interface;
+pub use setup::{Fate, Part, Runs, set_up};
+
+use crate::PacketDriver;
+use crate::uring::{self, Uring};
+use frame::Headers;
+use group::Group;
+use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
+use ports::Ports;
+use rustix::fd::{AsFd, OwnedFd};
+use setup::Part as Parts;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use umem::PAYLOAD_START;
+
+/// Interfaces in all.
+pub const INTERFACES_MAX: usize = 8;
+/// Queues of an interface that one worker serves.
+pub const QUEUES_MAX: usize = 8;
+const _: () = assert!(INTERFACES_MAX * QUEUES_MAX <= uring::POLLS_MAX, "one poll each");
+/// Frames taken from a queue in one turn; the rest wait for the next.
+const FRAMES_PER_TURN_MAX: usize = 1024;
+/// How soon frames are tried again that the kernel had no room for.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// Which interfaces, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Their names.
+    pub interfaces: Vec<String>,
+    /// Streams of a worker, each with up to two ports.
+    pub streams_max: u32,
+    /// How.
+    pub tuning: Tuning,
+}
+
+/// How sockets are set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Where the program runs.
+    pub mode: Mode,
+    /// Chunks of 2,048 bytes for each queue: a power of two from 64.
+    pub frames: u32,
+    /// How long a worker polls the card before it sleeps; none leaves it to interrupts.
+    pub busy_poll: Option<Duration>,
+}
+
+/// Where the XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// In the driver, or else behind it.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Driver,
+    /// Behind the driver, with every driver.
+    Generic,
+}
+
+/// Why an interface cannot be driven.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none of the name in this network namespace.
+    #[error("there is no such interface")]
+    NoInterface,
+    /// It has no Ethernet frames, such as the loopback.
+    #[error("it is no Ethernet interface")]
+    NotEthernet,
+    /// The card takes VLAN tags out before the program sees a frame, so a peer's VLAN would never be known.
+    #[error(
+        "VLAN interfaces stand on it and the card takes their tags out; put an end to it: ethtool -K {interface} rxvlan off"
+    )]
+    VlanTagsTakenOut {
+        /// Which.
+        interface: String,
+    },
+    /// More interfaces than can be polled.
+    #[error("there are {interfaces_max} already")]
+    TooMany {
+        /// The limit.
+        interfaces_max: usize,
+    },
+    /// More queues than all workers can poll.
+    #[error("it has {queues} queues and the workers can serve {most}; fewer: ethtool -L")]
+    TooManyQueues {
+        /// How many it has.
+        queues: u32,
+        /// How many are possible.
+        most: usize,
+    },
+    /// The process may not.
+    #[error("{0} (AF_XDP needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)")]
+    Rights(#[source] io::Error),
+    /// The program does not load.
+    #[error("the kernel refuses the program: {0}")]
+    Program(String),
+    /// The interface takes no program, or has another one.
+    #[error("the program cannot be attached: {0} (Linux 5.9; and no other program on the interface)")]
+    Attach(#[source] io::Error),
+    /// A resource is missing.
+    #[error("{what}: {source}")]
+    Socket {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the driver counted apart from its kernel sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets received as frames.
+    pub received: u64,
+    /// Packets queued as frames.
+    pub sent: u64,
+    /// Packets that were left to the kernel to send, because no way to the peer was known, or none was free.
+    pub sent_by_kernel: u64,
+    /// Frames that were no datagrams, or damaged.
+    pub refused: u64,
+    /// Frames for ports that were closed already.
+    pub stale: u64,
+    /// Frames handed to other workers.
+    pub handed: u64,
+    /// Frames that did not fit another worker's queue.
+    pub handed_dropped: u64,
+}
+
+/// See the module.
+pub struct Xdp {
+    uring: Uring,
+    side: Side,
+    busy_poll: Option<Duration>,
+}
+
+/// What the engine drives during a turn.
+pub struct Turn<'a> {
+    uring: &'a mut Uring,
+    side: &'a mut Side,
+}
+
+/// All of the driver but its kernel sockets.
+struct Side {
+    // Sockets before programs, so that nothing is redirected to a socket that is gone. (The kernel would drop such frames.)
+    worker: usize,
+    groups: Vec<Group>,
+    ports: Ports,
+    shared: std::sync::Arc<handover::Shared>,
+    _programs: std::sync::Arc<Vec<program::Program>>,
+    started: Instant,
+    now_ms: u64,
+    /// Where the packet at hand is to go, once its handler returns.
+    forward: Option<(Socket, SocketAddr)>,
+    counters: Counters,
+}
+
+impl Xdp {
+    /// Sets the worker's driver up, on the thread that will use it.
+    pub fn new(options: uring::Options, wakeup: OwnedFd, part: Parts, tuning: &Tuning) -> Result<Self, uring::Error> {
+        let side = Side {
+            worker: part.worker,
+            groups: part.groups,
+            ports: Ports::new(options.streams_max),
+            shared: part.shared,
+            _programs: part._programs,
+            started: Instant::now(),
+            now_ms: 0,
+            forward: None,
+            counters: Counters::default(),
+        };
+        Ok(Self { uring: Uring::new(options, wakeup)?, side, busy_poll: tuning.busy_poll })
+    }
+
+    /// What was counted so far as frames.
+    pub fn frame_counters(&self) -> Counters {
+        self.side.counters
+    }
+
+    fn turn(&mut self) -> Turn<'_> {
+        Turn { uring: &mut self.uring, side: &mut self.side }
+    }
+
+    /// Polls the cards until one has something or the time is over; whether one has.
+    fn poll_busily(&self, how_long: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            for queue in self.side.groups.iter().flat_map(|group| &group.queues) {
+                queue.poll_card();
+                if queue.has_received() {
+                    return true;
+                }
+            }
+            if start.elapsed() >= how_long {
+                return false;
+            }
+        }
+    }
+}
+
+impl PacketDriver for Xdp {
+    type Turn<'a> = Turn<'a>;
+
+    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
+        let mut index = 0;
+        let mut timeout = timeout;
+        for group in &mut self.side.groups {
+            group.recycle();
+            for queue in &mut group.queues {
+                // Arming a poll also has the kernel send what is queued, and look at the fill ring.
+                let kick = queue.publish_transmits();
+                let is_armed = !self.uring.poll(index, queue.as_fd());
+                if is_armed && kick {
+                    self.uring.kick(queue.as_fd());
+                }
+                if is_armed && queue.starves() {
+                    queue.poll_card();
+                }
+                if queue.is_stuck() {
+                    timeout = Some(timeout.map_or(RETRY, |timeout| timeout.min(RETRY)));
+                }
+                index += 1;
+            }
+        }
+        let may_sleep = self.side.shared.asleep(self.side.worker);
+        let timeout = match self.busy_poll {
+            _ if !may_sleep => Some(Duration::ZERO),
+            Some(how_long) if self.poll_busily(how_long.min(timeout.unwrap_or(how_long))) => Some(Duration::ZERO),
+            _ => timeout,
+        };
+        let waited = self.uring.wait(timeout, batch.filter(|_| may_sleep));
+        self.side.shared.awake(self.side.worker);
+        for queue in self.side.groups.iter_mut().flat_map(|group| &mut group.queues) {
+            queue.send_rest();
+        }
+        waited
+    }
+
+    fn receive<F>(&mut self, mut handle: F)
+    where
+        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    {
+        let (uring, side) = (&mut self.uring, &mut self.side);
+        side.now_ms = side.started.elapsed().as_millis() as u64;
+        // By the kernel's sockets.
+        uring.receive(|uring, socket, source, packet| {
+            side.forward = None;
+            handle(&mut Turn { uring, side }, socket, source, packet);
+            if let Some((from, to)) = side.forward.take()
+                && !side.send(from, to, packet.as_ref())
+            {
+                uring.forward(from, to);
+            }
+        });
+        // By the cards' queues.
+        for group in 0..side.groups.len() {
+            for queue in 0..side.groups[group].queues.len() {
+                side.receive_frames(uring, group, queue, &mut handle);
+            }
+        }
+        // By other workers.
+        for _ in 0..HANDED_MAX {
+            let Some(mut handed) = side.shared.take(side.worker) else { break };
+            side.receive_handed(uring, &mut handed, &mut handle);
+            side.shared.empty(side.worker, handed);
+        }
+    }
+
+    fn take_unreachable(&mut self) -> Option<Socket> {
+        self.uring.take_unreachable()
+    }
+
+    fn rest(&mut self, socket: Socket) {
+        self.uring.rest(socket);
+    }
+
+    fn share(&self, socket: Socket) -> Option<OwnedFd> {
+        self.uring.share(socket)
+    }
+
+    fn adopt(&mut self, sockets: [Option<(SocketAddr, OwnedFd)>; 2]) {
+        self.uring.adopt(sockets);
+    }
+
+    fn counters(&self) -> uring::Counters {
+        let (kernel, frames) = (self.uring.counters(), self.side.counters);
+        uring::Counters {
+            received: kernel.received + frames.received,
+            sent: kernel.sent + frames.sent,
+            stale: kernel.stale + frames.stale,
+            ..kernel
+        }
+    }
+
+    fn frame_counters(&self) -> Counters {
+        self.side.counters
+    }
+}
+
+impl Side {
+    fn receive_frames<F>(&mut self, uring: &mut Uring, group: usize, queue: usize, handle: &mut F)
+    where
+        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    {
+        for _ in 0..FRAMES_PER_TURN_MAX {
+            let Some((address, len)) = self.groups[group].queues[queue].received() else { break };
+            // SAFETY: the kernel gave us the frame with this descriptor, and nothing else refers to it until it is sent or
+            // given back, both below.
+            let chunk = unsafe { self.groups[group].umem.chunk(address) };
+            let Some((chunk, within)) = chunk else { continue };
+            let sent = match self.handle_frame(uring, group, chunk, within, len, handle) {
+                Some(Outcome { headers_end, payload_bytes, from, to }) => {
+                    let sent = self.send_in_place(group, queue, address, chunk, headers_end, payload_bytes, from, to);
+                    if !sent {
+                        let payload = &chunk[headers_end..headers_end + payload_bytes];
+                        if !self.send(from, to, payload) {
+                            uring.send(from, to, payload);
+                        }
+                    }
+                    sent
+                }
+                None => false,
+            };
+            if !sent {
+                self.groups[group].umem.give(address);
+            }
+        }
+        self.groups[group].queues[queue].release_received();
+    }
+
+    fn receive_handed<F>(&mut self, uring: &mut Uring, handed: &mut handover::Handed, handle: &mut F)
+    where
+        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    {
+        let group = usize::from(handed.interface);
+        let (buffer, len) = handed.buffer();
+        if let Some(Outcome { headers_end, payload_bytes, from, to }) =
+            self.handle_frame(uring, group, buffer, 0, len, handle)
+        {
+            let payload = &buffer[headers_end..headers_end + payload_bytes];
+            if !self.send(from, to, payload) {
+                uring.send(from, to, payload);
+            }
+        }
+    }
+
+    /// Has the engine handle the frame at `start` of a buffer; what it says shall be sent, if anything.
+    #[inline]
+    fn handle_frame<F>(
+        &mut self,
+        uring: &mut Uring,
+        group: usize,
+        buffer: &mut [u8],
+        start: usize,
+        len: usize,
+        handle: &mut F,
+    ) -> Option<Outcome>
+    where
+        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    {
+        let frame = buffer.get(start..start + len);
+        let Some(Ok(headers)) = frame.map(frame::parse) else {
+            self.counters.refused += 1;
+            return None;
+        };
+        let Some(socket) = self.ports.find(headers.destination) else {
+            self.hand_over(group, &headers, &buffer[start..start + len]);
+            return None;
+        };
+        self.counters.received += 1;
+        let headers_end = start + headers.payload_start;
+        let mut packet = Datagram::new(&mut buffer[headers_end..], headers.payload_bytes);
+        self.forward = None;
+        handle(&mut Turn { uring, side: self }, socket, Some(headers.source), &mut packet);
+        let payload_bytes = packet.len();
+        let (from, to) = self.forward.take()?;
+        // The engine has accepted it, so its sender is whom it says; the headers still stand in front of the payload.
+        if let Some(route) = self.ports.route(socket) {
+            route.hear(self.now_ms, group as u8, &buffer[start..start + headers.payload_start], &headers);
+        }
+        Some(Outcome { headers_end, payload_bytes, from, to })
+    }
+
+    #[cold]
+    fn hand_over(&mut self, group: usize, headers: &Headers, frame: &[u8]) {
+        let (handed, dropped) = self.shared.hand_over(self.worker, headers.destination.port(), group as u8, frame);
+        self.counters.handed += handed;
+        self.counters.handed_dropped += dropped;
+        self.counters.stale += u64::from(handed + dropped == 0);
+    }
+
+    /// Sends the payload in the frame that it lies in; false if it leaves by another interface, or by none that we know.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a frame is these five")]
+    fn send_in_place(
+        &mut self,
+        group: usize,
+        queue: usize,
+        address: u64,
+        chunk: &mut [u8],
+        payload_start: usize,
+        payload_bytes: usize,
+        from: Socket,
+        to: SocketAddr,
+    ) -> bool {
+        let Some((interface, template)) = self.ports.route(from).and_then(|route| route.to(self.now_ms, to)) else {
+            return false;
+        };
+        let out = &mut self.groups[group];
+        if usize::from(interface) != group || template.packet_bytes(payload_bytes) > out.interface.mtu {
+            return false;
+        }
+        let Some(begin) = template.write(chunk, payload_start, payload_bytes) else { return false };
+        let chunk_address = address & !(umem::CHUNK_BYTES as u64 - 1);
+        let sent = out.queues[queue].transmit(chunk_address + begin as u64, template.len() + payload_bytes);
+        self.counters.sent += u64::from(sent);
+        sent
+    }
+
+    /// Sends a copy of a payload; false if there is no way that we know, or no room.
+    fn send(&mut self, from: Socket, to: SocketAddr, payload: &[u8]) -> bool {
+        let sent = self.try_send(from, to, payload).is_some();
+        self.counters.sent_by_kernel += u64::from(!sent);
+        sent
+    }
+
+    fn try_send(&mut self, from: Socket, to: SocketAddr, payload: &[u8]) -> Option<()> {
+        let (interface, template) = self.ports.route(from)?.to(self.now_ms, to)?;
+        let out = self.groups.get_mut(usize::from(interface))?;
+        if template.packet_bytes(payload.len()) > out.interface.mtu || payload.len() > umem::CHUNK_BYTES - PAYLOAD_START
+        {
+            return None;
+        }
+        let queue = out.queues.first_mut()?;
+        let address = out.umem.take()?;
+        // SAFETY: the chunk was free, so it is ours, and nothing else refers to it until it is sent or given back.
+        let sent = unsafe { out.umem.chunk(address) }.is_some_and(|(chunk, _)| {
+            chunk[PAYLOAD_START..PAYLOAD_START + payload.len()].copy_from_slice(payload);
+            template
+                .write(chunk, PAYLOAD_START, payload.len())
+                .is_some_and(|begin| queue.transmit(address + begin as u64, template.len() + payload.len()))
+        });
+        if !sent {
+            out.umem.give(address);
+            return None;
+        }
+        self.counters.sent += 1;
+        Some(())
+    }
+
+    fn open(&mut self, socket: Socket, local: SocketAddr) {
+        self.ports.open(socket, local);
+        self.shared.own(self.worker, local.port(), true);
+        // Redirected only from here on, when there is somebody to hear it. A full map leaves the port to the kernel's socket.
+        for group in &mut self.groups {
+            group.open_ports.open(local);
+        }
+    }
+
+    fn close(&mut self, socket: Socket) {
+        let Some(local) = self.ports.close(socket) else { return };
+        for group in &mut self.groups {
+            group.open_ports.close(local);
+        }
+        self.shared.own(self.worker, local.port(), self.ports.has(local.port()));
+    }
+}
+
+/// What a handled packet became.
+struct Outcome {
+    headers_end: usize,
+    payload_bytes: usize,
+    from: Socket,
+    to: SocketAddr,
+}
+
+impl Driver for Turn<'_> {
+    fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(), OpenError> {
+        self.uring.open(socket, local)?;
+        self.side.open(socket, local);
+        Ok(())
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.side.close(socket);
+        self.uring.close(socket);
+    }
+
+    fn connect(&mut self, socket: Socket, remote: SocketAddr) {
+        self.uring.connect(socket, remote);
+    }
+
+    fn disconnect(&mut self, socket: Socket) {
+        self.uring.disconnect(socket);
+    }
+
+    fn forward(&mut self, from: Socket, to: SocketAddr) {
+        debug_assert!(self.side.forward.is_none(), "at most once per packet");
+        self.side.forward = Some((from, to));
+    }
+
+    fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
+        if !self.side.send(from, to, packet) {
+            self.uring.send(from, to, packet);
+        }
+    }
+}
+
+impl Driver for Xdp {
+    fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(), OpenError> {
+        self.turn().open(socket, local)
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.turn().close(socket);
+    }
+
+    fn connect(&mut self, socket: Socket, remote: SocketAddr) {
+        self.turn().connect(socket, remote);
+    }
+
+    fn disconnect(&mut self, socket: Socket) {
+        self.turn().disconnect(socket);
+    }
+
+    fn forward(&mut self, from: Socket, to: SocketAddr) {
+        self.turn().forward(from, to);
+    }
+
+    fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
+        self.turn().send(from, to, packet);
+    }
+}
+
+impl std::fmt::Debug for Xdp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Xdp").field("uring", &self.uring).field("frames", &self.side.counters).finish_non_exhaustive()
+    }
+}
