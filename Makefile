@@ -48,6 +48,6 @@ demo: release ## Start the system on free ports, place 50 real calls with audio 
 
 bench: release ## Measure against rtpengine and print one table
 	@scripts/install bench
-	cargo build --release --locked -p nebula-bench
+	cargo build --release --locked -p nebula-bench --features libsrtp
 	cargo build --release --locked -p nebula-bus --example rpc_round_trip
 	@bench/run $(BIN) $(ARGS)

@@ -1,7 +1,7 @@
 //! The side-by-side runs: what Nebula and its peers cost for the same work, in the same run, on the same machine.
 //!
-//! `relay-bench` measures the relay of RTP, `call-bench` whole calls, `survival-bench` what it takes to come back. Each
-//! prints a table; `make bench` runs them.
+//! `relay-bench` measures the relay of RTP, `call-bench` whole calls, `survival-bench` what it takes to come back,
+//! `srtp-bench` what it costs to protect a packet. Each prints a table; `make bench` runs them.
 
 #![forbid(unsafe_code)]
 

@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("nebula-load", &[]),
-    ("nebula-bench", &["nebula-core", "nebula-io", "nebula-ring"]),
+    ("nebula-bench", &["nebula-core", "nebula-io", "nebula-ring", "nebula-simd"]),
     ("nebula-tests", &[]),
 ];
 
