@@ -5,7 +5,7 @@
 pub struct StreamStats {
     /// RTP packets accepted from the peer.
     pub packets_received: u64,
-    /// Their UDP payload bytes.
+    /// Their UDP payload bytes; of SRTP, what is left as RTP.
     pub bytes_received: u64,
     /// RTP packets sent to the peer.
     pub packets_sent: u64,

@@ -184,7 +184,7 @@ impl World {
         coverage.bad_tags += drops.get(DropReason::BadTag);
         coverage.replays += drops.get(DropReason::Replay);
         coverage.out_of_order += drops.get(DropReason::OutOfOrder);
-        assert_eq!(drops.get(DropReason::NoKey) + drops.get(DropReason::KeyExhausted), 0);
+        assert_eq!(drops.get(DropReason::KeyExhausted), 0);
     }
 
     fn phone(&mut self, id: u64) -> Phone {

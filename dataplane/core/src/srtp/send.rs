@@ -98,13 +98,13 @@ impl Sender {
         let index = source.number(sequence)?;
         let ssrc = source.ssrc;
         let must_show = source.shown < index || source.shown == 0;
-        if must_show {
-            source.shown = index + RTP_AHEAD;
-        }
         bytes[2..4].copy_from_slice(&(index as u16).to_be_bytes());
         bytes[8..12].copy_from_slice(&ssrc.to_be_bytes());
         let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag };
         packet::seal_rtp(form, &self.rtp, packet, header, ssrc, index)?;
+        if must_show {
+            self.sources[self.current].shown = index + RTP_AHEAD;
+        }
         Ok(MustShow(must_show))
     }
 
@@ -115,12 +115,12 @@ impl Sender {
         }
         self.rtcp_index += 1;
         let must_show = self.rtcp_index > self.rtcp_shown;
-        if must_show {
-            self.rtcp_shown = self.rtcp_index.saturating_add(RTCP_AHEAD);
-        }
         let ssrc = packet.as_ref().get(4..8).map_or(0, |_| u32_at(packet.as_ref(), 4));
         let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtcp_tag };
         packet::seal_rtcp(form, &self.rtcp, packet, ssrc, self.rtcp_index)?;
+        if must_show {
+            self.rtcp_shown = self.rtcp_index.saturating_add(RTCP_AHEAD);
+        }
         Ok(MustShow(must_show))
     }
 
