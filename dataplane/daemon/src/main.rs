@@ -10,6 +10,7 @@ mod worker;
 
 use anyhow::Context;
 use clap::Parser;
+use nebula_io::xdp;
 use nebula_ring::attach::{Change, Server};
 use options::Options;
 use rustix::fd::AsFd;
@@ -66,14 +67,17 @@ impl Workers {
     fn start(options: &Options, ends: Vec<nebula_ring::WorkerEnd>, end: &UnixStream) -> anyhow::Result<Self> {
         let mut workers = Self { stop: Arc::default(), threads: Vec::new() };
         let (ready, ready_workers) = mpsc::channel();
-        for (index, worker_end) in ends.into_iter().enumerate() {
-            let wakeup = nebula_io::uring::duplicate(worker_end.command_wakeup()).context("eventfd")?;
+        let wakeups = ends.iter().map(|end| nebula_io::uring::duplicate(end.command_wakeup()));
+        let wakeups = wakeups.collect::<Result<Vec<_>, _>>().context("eventfd")?;
+        let mut parts = set_up_xdp(options, &wakeups)?.into_iter();
+        for ((index, worker_end), wakeup) in ends.into_iter().enumerate().zip(wakeups) {
+            let part = parts.next();
             let (options, stop, ready) = (options.clone(), workers.stop.clone(), ready.clone());
             let end = EndsProcess(end.try_clone()?);
             let run = move || {
                 let _end = end;
                 let report = || ready.send(()).unwrap_or(()); // nobody waits if another worker has failed
-                worker::run(&options, index, worker_end, &stop, report).with_context(|| format!("worker {index}"))
+                worker::run(&options, index, worker_end, part, &stop, report).with_context(|| format!("worker {index}"))
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.threads.push((wakeup, thread));
@@ -99,6 +103,32 @@ impl Workers {
     }
 }
 
+/// AF_XDP on the interfaces that were asked for, a part for each worker; none if no interface runs. One line each.
+fn set_up_xdp(options: &Options, wakeups: &[rustix::fd::OwnedFd]) -> anyhow::Result<Vec<xdp::Part>> {
+    if options.xdp.is_empty() {
+        return Ok(Vec::new());
+    }
+    raise_memory_limit();
+    let (parts, fates) = xdp::set_up(&options.xdp(), wakeups).context("AF_XDP")?;
+    for xdp::Fate { interface, result } in &fates {
+        match result {
+            Ok(runs) => log::line(
+                "xdp",
+                &[
+                    ("interface", interface),
+                    ("program", &if runs.in_driver { "driver" } else { "generic" }),
+                    ("frames", &if runs.zero_copy { "zero-copy" } else { "copied" }),
+                    ("queues", &runs.queues),
+                ],
+            ),
+            Err(error) => {
+                log::line("xdp-off", &[("interface", interface), ("driver", &"io_uring"), ("because", error)]);
+            }
+        }
+    }
+    Ok(parts)
+}
+
 /// Ends the process when its worker does, in whichever way: a dataplane with a dead worker must not look alive.
 struct EndsProcess(UnixStream);
 
@@ -117,6 +147,14 @@ fn log_change(change: Change) {
         }
         Change::Detached { epoch } => log::line("detached", &[("epoch", &epoch)]),
     }
+}
+
+/// The frames' memory is locked. Up to the hard limit we may help ourselves; beyond it the error says so.
+fn raise_memory_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Memlock);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Memlock, limit);
 }
 
 /// Two sockets a stream need more descriptors than the usual soft limit; up to the hard limit we may help ourselves.

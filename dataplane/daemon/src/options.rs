@@ -1,6 +1,7 @@
 //! The command line. Ranges are checked here, so that everything behind it can rely on them.
 
 use nebula_core::limits::STREAMS_MAX;
+use nebula_io::xdp;
 use nebula_ring::Sizes;
 use nebula_ring::segment::WORKERS_MAX;
 use std::path::PathBuf;
@@ -34,6 +35,24 @@ pub struct Options {
     /// 0 handles each at once
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=10_000))]
     pub batch_us: u64,
+
+    /// Ethernet interfaces whose media go past the kernel's sockets, by AF_XDP, such as eth0,eth1. One that can't is served
+    /// by io_uring like all others, and a line says why
+    #[arg(long, value_delimiter = ',', value_name = "INTERFACES")]
+    pub xdp: Vec<String>,
+
+    /// Where the XDP program runs: in the driver, behind it (generic), or the former where it can (auto)
+    #[arg(long, default_value = "auto", value_parser = xdp_mode, value_name = "auto|driver|generic")]
+    pub xdp_mode: xdp::Mode,
+
+    /// Frames of 2,048 bytes for each queue of these interfaces: a power of two from 64 to 32,768
+    #[arg(long, default_value_t = 8192, value_parser = buffers)]
+    pub xdp_frames: u16,
+
+    /// How long a worker polls these interfaces' cards before it sleeps, in microseconds: saves interrupts, costs a core.
+    /// 0 leaves it to interrupts. With it, set the card's napi_defer_hard_irqs and gro_flush_timeout
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000))]
+    pub xdp_busy_poll_us: u64,
 }
 
 impl Options {
@@ -51,6 +70,13 @@ impl Options {
     pub fn batch(&self) -> Option<Duration> {
         (self.batch_us > 0).then(|| Duration::from_micros(self.batch_us))
     }
+
+    /// What AF_XDP is asked for.
+    pub fn xdp(&self) -> xdp::Options {
+        let busy_poll = (self.xdp_busy_poll_us > 0).then(|| Duration::from_micros(self.xdp_busy_poll_us));
+        let tuning = xdp::Tuning { mode: self.xdp_mode, frames: self.xdp_frames.into(), busy_poll };
+        xdp::Options { interfaces: self.xdp.clone(), streams_max: self.streams_max, tuning }
+    }
 }
 
 const _: () = assert!(WORKERS_MAX == 64, "named in the documentation");
@@ -58,4 +84,13 @@ const _: () = assert!(WORKERS_MAX == 64, "named in the documentation");
 fn buffers(text: &str) -> Result<u16, String> {
     let buffers: u16 = text.parse().map_err(|_| "not a number up to 32768".to_owned())?;
     if buffers.is_power_of_two() && buffers >= 64 { Ok(buffers) } else { Err("not a power of two from 64".into()) }
+}
+
+fn xdp_mode(text: &str) -> Result<xdp::Mode, String> {
+    match text {
+        "auto" => Ok(xdp::Mode::Auto),
+        "driver" => Ok(xdp::Mode::Driver),
+        "generic" => Ok(xdp::Mode::Generic),
+        _ => Err("neither auto, driver nor generic".into()),
+    }
 }

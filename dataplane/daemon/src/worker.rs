@@ -7,7 +7,9 @@ use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::record::record;
 use nebula_core::time::Nanos;
+use nebula_io::PacketDriver;
 use nebula_io::uring::{self, Uring};
+use nebula_io::xdp::{self, Xdp};
 use nebula_ring::event::{Event, Reason};
 use nebula_ring::segment::Counter;
 use nebula_ring::{Command, WorkerEnd};
@@ -34,6 +36,7 @@ pub fn run(
     options: &Options,
     index: usize,
     end: WorkerEnd,
+    xdp: Option<xdp::Part>,
     stop: &AtomicBool,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
@@ -45,8 +48,22 @@ pub fn run(
         buffers: options.buffers,
         socket_buffer_bytes: options.socket_buffer_bytes,
     };
+    let wakeup = uring::duplicate(end.command_wakeup())?;
+    match xdp {
+        Some(part) => drive(Xdp::new(driver_options, wakeup, part, &options.xdp().tuning)?, options, end, stop, ready),
+        None => drive(Uring::new(driver_options, wakeup)?, options, end, stop, ready),
+    }
+}
+
+fn drive(
+    driver: impl PacketDriver,
+    options: &Options,
+    end: WorkerEnd,
+    stop: &AtomicBool,
+    ready: impl FnOnce(),
+) -> anyhow::Result<()> {
     let mut worker = Worker {
-        driver: Uring::new(driver_options, uring::duplicate(end.command_wakeup())?)?,
+        driver,
         engine: Engine::new(Limits { streams_max: options.streams_max }),
         end,
         batch: options.batch(),
@@ -63,8 +80,8 @@ pub fn run(
     Ok(())
 }
 
-struct Worker {
-    driver: Uring,
+struct Worker<D> {
+    driver: D,
     engine: Engine,
     end: WorkerEnd,
     batch: Option<Duration>,
@@ -77,7 +94,7 @@ struct Worker {
     published_received: u64,
 }
 
-impl Worker {
+impl<D: PacketDriver> Worker<D> {
     fn turn(&mut self) -> std::io::Result<()> {
         let (asleep_at, due) = (now(), self.due());
         self.figures.turn_ends(asleep_at);
@@ -140,7 +157,7 @@ impl Worker {
     }
 
     fn count(&mut self, now: Nanos) {
-        let counters = self.driver.counters();
+        let (counters, frames) = (self.driver.counters(), self.driver.frame_counters());
         self.load.update(now, counters.received);
         for (counter, value) in [
             (Counter::Turns, counters.turns),
@@ -151,6 +168,12 @@ impl Worker {
             (Counter::BuffersExhausted, counters.buffers_exhausted),
             (Counter::Rearmed, counters.rearmed),
             (Counter::Stale, counters.stale),
+            (Counter::FramesReceived, frames.received),
+            (Counter::FramesSent, frames.sent),
+            (Counter::FramesRefused, frames.refused),
+            (Counter::FramesLeftToKernel, frames.sent_by_kernel),
+            (Counter::FramesHandedOver, frames.handed),
+            (Counter::FramesHandedOverDropped, frames.handed_dropped),
         ] {
             self.end.set(counter, value);
         }
