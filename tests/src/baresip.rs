@@ -33,7 +33,8 @@ impl Baresip {
         // It takes no name of an interface here, but an address of ours in the family of the server.
         let ip = sip.ip();
         let sip_listen = SocketAddr::new(ip, free_port());
-        let modules = ["g711", "g722", "opus", "aufile", "aubridge", "sndfile", "srtp"].map(|m| format!("module {m}.so\n"));
+        let modules =
+            ["g711", "g722", "opus", "aufile", "aubridge", "sndfile", "srtp"].map(|m| format!("module {m}.so\n"));
         let config = format!(
             "poll_method epoll\nsip_listen {sip_listen}\ncall_max_calls 4\n\
              audio_player aubridge,nil\naudio_alert aubridge,nil\naudio_source aufile,{speech}\n\

@@ -19,7 +19,6 @@ use crate::offer_answer::sdp::Terms;
 use crate::offer_answer::{Endpoint, Error as StepError, Exchange, Incompatible, Turn};
 use crate::options::Options;
 use crate::placement::{PortPair, Ports, Workers};
-use crate::ring_client::Error as RingError;
 use nebula_bus::contract::to_media::{self, Create, Negotiated, Step};
 use nebula_bus::contract::{self, ChannelId, InstanceId};
 use nebula_ring::command::{Command, Mode, PayloadTypes, StreamConfig, StreamId};
@@ -143,7 +142,8 @@ impl Agent {
         fence: Option<u64>,
         route: impl Fn(IpAddr) -> Option<IpAddr>,
     ) -> Result<Draft, Error> {
-        let mut exchange = Exchange::new(self.srtp_policy(&create.step)?, &self.options.suites(), Seed::new(random.seed));
+        let mut exchange =
+            Exchange::new(self.srtp_policy(&create.step)?, &self.options.suites(), Seed::new(random.seed));
         let makes_sdp = exchange.take(turn(&create.step, self.mirrored_terms(&create.step)?.as_ref()))?;
         let source = create.source.as_deref().and_then(parse_source);
         let local_ip = self.local_ip(&exchange, source, route)?;

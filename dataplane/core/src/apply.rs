@@ -224,7 +224,12 @@ fn leave(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Dr
 }
 
 /// The peer speaks under our own SSRC: ours ends with a BYE and another begins (RFC 3550 section 8.2).
-pub(crate) fn collide(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) -> Result<(), DropReason> {
+pub(crate) fn collide(
+    table: &mut Table,
+    now: Nanos,
+    index: StreamIndex,
+    driver: &mut impl Driver,
+) -> Result<(), DropReason> {
     let echo = table[index].echo.after_collision().ok_or(DropReason::Loop)?;
     leave(table, now, index, driver);
     table[index].echo = echo;

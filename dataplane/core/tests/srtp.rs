@@ -36,7 +36,8 @@ fn master(suite: Suite, serial: u32, number: u8) -> MasterKey {
 }
 
 fn with_mki(suite: Suite, serial: u32, number: u8, mki: &[u8]) -> MasterKey {
-    let bytes: Vec<u8> = (0..suite.key_bytes() + suite.salt_bytes()).map(|i| number.wrapping_mul(31) ^ i as u8).collect();
+    let bytes: Vec<u8> =
+        (0..suite.key_bytes() + suite.salt_bytes()).map(|i| number.wrapping_mul(31) ^ i as u8).collect();
     MasterKey::new(serial, suite, &bytes, Mki::new(mki).unwrap()).unwrap()
 }
 

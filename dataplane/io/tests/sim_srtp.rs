@@ -230,8 +230,7 @@ impl World {
     }
 
     fn key(&mut self, suite: Suite, serial: u32) -> MasterKey {
-        let bytes: Vec<u8> =
-            (0..suite.key_bytes() + suite.salt_bytes()).map(|_| self.random.bits() as u8).collect();
+        let bytes: Vec<u8> = (0..suite.key_bytes() + suite.salt_bytes()).map(|_| self.random.bits() as u8).collect();
         let mki: &[u8] = if self.random.permille(300) { &[1, 2] } else { &[] };
         MasterKey::new(serial, suite, &bytes, Mki::new(mki).unwrap()).unwrap()
     }
@@ -390,7 +389,11 @@ impl World {
             }
         }
         let rtcp = (192..224).contains(&plain[1]);
-        if rtcp { coverage.rtcp += 1 } else { coverage.relayed += 1 }
+        if rtcp {
+            coverage.rtcp += 1
+        } else {
+            coverage.relayed += 1
+        }
         let sent_under = self.phones[&to].config.srtp.as_ref().and_then(|srtp| srtp.send.clone());
         let Some(ours) = sent_under else {
             assert_eq!(packet.after[12..], plain[12..], "it arrives as it was meant");

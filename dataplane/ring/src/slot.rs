@@ -22,8 +22,13 @@ const RECORD_BYTES: usize = size_of::<StreamRecord>();
 /// Serial, suite, key, salt and identifier at their longest.
 const MASTER_BYTES_MAX: usize = 4 + 1 + MASTER_KEY_BYTES_MAX + MASTER_SALT_BYTES_MAX + 1 + MKI_BYTES_MAX;
 /// Addresses, timers, flags, keys and payload types at their longest.
-const CONFIG_BYTES_MAX: usize =
-    (17 + 4) + 2 * 19 + (1 + 4 + 17 + 4 + 1 + 1 + 1 + 4 + 4) + 1 + 2 * (1 + MASTER_BYTES_MAX) + 1 + crate::command::PAYLOAD_TYPES_MAX * 6;
+const CONFIG_BYTES_MAX: usize = (17 + 4)
+    + 2 * 19
+    + (1 + 4 + 17 + 4 + 1 + 1 + 1 + 4 + 4)
+    + 1
+    + 2 * (1 + MASTER_BYTES_MAX)
+    + 1
+    + crate::command::PAYLOAD_TYPES_MAX * 6;
 
 /// What did not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -374,7 +379,13 @@ mod tests {
     }
 
     fn master() -> impl Strategy<Value = MasterKey> {
-        (1u32.., prop::sample::select(&Suite::ALL[..]), any::<[u8; 46]>(), any::<[u8; MKI_BYTES_MAX]>(), 0..=MKI_BYTES_MAX)
+        (
+            1u32..,
+            prop::sample::select(&Suite::ALL[..]),
+            any::<[u8; 46]>(),
+            any::<[u8; MKI_BYTES_MAX]>(),
+            0..=MKI_BYTES_MAX,
+        )
             .prop_map(|(serial, suite, bytes, mki, mki_len)| {
                 let bytes = &bytes[..suite.key_bytes() + suite.salt_bytes()];
                 MasterKey::new(serial, suite, bytes, Mki::new(&mki[..mki_len]).unwrap()).unwrap()

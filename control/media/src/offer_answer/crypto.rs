@@ -166,7 +166,9 @@ impl Crypto {
 /// `2^31`, or the number itself.
 fn check_lifetime(text: &str) -> Result<(), Unusable> {
     let packets = match text.split_once('^') {
-        Some(("2", power)) => power.parse().ok().and_then(|power| 1u64.checked_shl(power)).filter(|&packets| packets > 0),
+        Some(("2", power)) => {
+            power.parse().ok().and_then(|power| 1u64.checked_shl(power)).filter(|&packets| packets > 0)
+        }
         Some(_) => None,
         None => text.parse().ok(),
     };
@@ -278,7 +280,10 @@ mod tests {
     #[test]
     fn the_examples_of_the_rfc_are_read() {
         let crypto = read(&format!("{KEY}|2^20|1:4")).unwrap();
-        assert_eq!((crypto.tag, crypto.suite, crypto.mki.as_slice()), (1, Suite::AesCm128HmacSha1_80, &[0, 0, 0, 1][..]));
+        assert_eq!(
+            (crypto.tag, crypto.suite, crypto.mki.as_slice()),
+            (1, Suite::AesCm128HmacSha1_80, &[0, 0, 0, 1][..])
+        );
         assert_eq!(crypto.master(3).unwrap().key(), b"YS___semctl () {");
         for rest in ["|2^31", "|1048576", "|66:2", "|2^48", "|2^31|1:1", " WSH=64", " KDR=0", " -whatever"] {
             assert!(read(&format!("{KEY}{rest}")).is_ok(), "{rest}");
@@ -315,7 +320,10 @@ mod tests {
             Crypto::read(&format!("1 AEAD_AES_128_GCM {KEY}")).unwrap_err(),
             Unusable::KeyLength { bytes: 30, suite: "AEAD_AES_128_GCM", wanted: 28 }
         );
-        assert_eq!(Crypto::read(&format!("1 F8_128_HMAC_SHA1_80 {KEY}")).unwrap_err(), Unusable::Suite("F8_128_HMAC_SHA1_80".into()));
+        assert_eq!(
+            Crypto::read(&format!("1 F8_128_HMAC_SHA1_80 {KEY}")).unwrap_err(),
+            Unusable::Suite("F8_128_HMAC_SHA1_80".into())
+        );
         assert_eq!(Crypto::read(&format!("1234567890 AES_CM_128_HMAC_SHA1_80 {KEY}")).unwrap_err(), Malformed);
     }
 

@@ -29,4 +29,3 @@ pub(crate) fn rtcp(
     let Some(safe) = table[index].safe else { return Ok(()) };
     Ok(table.vault.keys_mut(safe).read_rtcp(now, packet)?)
 }
-

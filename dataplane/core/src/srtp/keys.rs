@@ -132,14 +132,19 @@ mod tests {
         assert_eq!(hex::encode(prf.derive::<16>(0)), "c61e7a93744f39ee10734afe3ff7a087");
         assert_eq!(hex::encode(prf.derive::<14>(2)), "30cbbc08863d8c85d49db34a9ae1");
         let auth = prf.derive::<94>(1);
-        assert!(hex::encode(auth).starts_with("cebe321f6ff7716b6fd4ab49af256a156d38baa48f0a0acf3c34e2359e6cdbcee04964"));
+        assert!(
+            hex::encode(auth).starts_with("cebe321f6ff7716b6fd4ab49af256a156d38baa48f0a0acf3c34e2359e6cdbcee04964")
+        );
     }
 
     #[test]
     fn ivs_are_those_of_rfc_3711_b_2_and_rfc_7714_16_and_17() {
         let salt = hex::decode("f0f1f2f3f4f5f6f7f8f9fafbfcfd").unwrap().try_into().unwrap();
         assert_eq!(hex::encode(counter_iv(&salt, 0, 0)), "f0f1f2f3f4f5f6f7f8f9fafbfcfd0000");
-        assert_eq!(hex::encode(counter_iv(&[0; 14], 0x0102_0304, 0x0a0b_0c0d_0e0f)), "00000000010203040a0b0c0d0e0f0000");
+        assert_eq!(
+            hex::encode(counter_iv(&[0; 14], 0x0102_0304, 0x0a0b_0c0d_0e0f)),
+            "00000000010203040a0b0c0d0e0f0000"
+        );
         let salt = hex::decode("517569642070726f2071756f").unwrap().try_into().unwrap();
         assert_eq!(hex::encode(nonce(&salt, 0x5501_a0b2, 0xf17b)), "51753c6580c2726f20718414");
         assert_eq!(hex::encode(nonce(&salt, 0x4d61_7273, 0x5d4)), "517524055203726f207170bb");

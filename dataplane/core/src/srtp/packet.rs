@@ -244,7 +244,8 @@ mod tests {
     /// passes.
     fn vectors() -> Vec<Value> {
         let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/testdata");
-        let file = std::env::var_os("NEBULA_TESTDATA").map_or_else(beside, PathBuf::from).join("srtp/srtp_vectors.json");
+        let file =
+            std::env::var_os("NEBULA_TESTDATA").map_or_else(beside, PathBuf::from).join("srtp/srtp_vectors.json");
         let Ok(text) = std::fs::read_to_string(&file) else {
             eprintln!("skipped: no vectors at {}", file.display());
             return Vec::new();
