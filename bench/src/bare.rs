@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use rustix::event::epoll;
 use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
 use std::io::{BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-/// Serves until standard input ends and after that until it is killed.
-pub fn serve() -> Result<()> {
+/// Serves on sockets of this address, until standard input ends and after that until it is killed.
+pub fn serve(ip: IpAddr) -> Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     // Each socket, and the socket and address its packets leave by.
     let mut legs: Vec<(UdpSocket, usize, SocketAddr)> = Vec::new();
@@ -18,7 +18,7 @@ pub fn serve() -> Result<()> {
         let line = line?;
         let (a, b) = line.split_once(' ').context("two addresses a line")?;
         let open = || -> Result<UdpSocket> {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let socket = UdpSocket::bind((ip, 0))?;
             socket.set_nonblocking(true)?;
             Ok(socket)
         };

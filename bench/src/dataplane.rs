@@ -1,11 +1,13 @@
 //! `nebula-dataplane` under measurement: started with one worker and driven over its ring, as the media agent does.
 
-use crate::process::{Process, free_udp_port};
+use crate::place::Place;
+use crate::process::Process;
 use anyhow::{Context, Result, bail};
+use nebula_ring::segment::Counter;
 use nebula_ring::{Attached, Command as Order, Dataplane, Event, Mode, PayloadType, SendError, StreamConfig, StreamId};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -21,12 +23,18 @@ pub struct NebulaDataplane {
 }
 
 impl NebulaDataplane {
-    /// Starts one and attaches to it.
-    pub fn start(program: &Path) -> Result<Self> {
+    /// Starts one with further options and attaches to it.
+    pub fn start(program: &Path, place: &Place, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("dataplane.sock");
-        let mut command = Command::new(program);
-        command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = place.command(program);
+        command
+            .arg("--socket")
+            .arg(&socket)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut process = Process::spawn(command).with_context(|| program.display().to_string())?;
         let end = Instant::now() + DEADLINE;
         let attached = loop {
@@ -41,16 +49,26 @@ impl NebulaDataplane {
     }
 
     /// Sets a call up between two phones: where `a` and where `b` shall send to.
-    pub fn call(&mut self, call: usize, a: SocketAddr, b: SocketAddr) -> Result<(SocketAddr, SocketAddr)> {
+    pub fn call(
+        &mut self,
+        place: &Place,
+        call: usize,
+        a: SocketAddr,
+        b: SocketAddr,
+    ) -> Result<(SocketAddr, SocketAddr)> {
         let ids = [1, 2].map(|leg| StreamId(2 * call as u64 + leg));
-        let mut told = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 2];
+        let mut told = [a, b];
         for ((id, phone), told) in ids.into_iter().zip([a, b]).zip(&mut told) {
-            let port = free_udp_port()?;
-            *told = (Ipv4Addr::LOCALHOST, port).into();
-            self.order(&Order::CreateStream { id, config: stream(port, phone, id) })?;
+            *told = (place.relay_ip, place.free_port()?).into();
+            self.order(&Order::CreateStream { id, config: stream(*told, phone, id) })?;
         }
         self.order(&Order::CreateBridge { a: ids[0], b: ids[1] })?;
         Ok((told[0], told[1]))
+    }
+
+    /// Packets that came as frames, by AF_XDP.
+    pub fn frames_received(&self) -> u64 {
+        self.attached.segment().counter(0, Counter::FramesReceived)
     }
 
     fn order(&mut self, order: &Order) -> Result<()> {
@@ -76,11 +94,11 @@ impl NebulaDataplane {
     }
 }
 
-fn stream(port: u16, phone: SocketAddr, id: StreamId) -> StreamConfig {
+fn stream(local: SocketAddr, phone: SocketAddr, id: StreamId) -> StreamConfig {
     StreamConfig {
-        local_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        rtp_port: port,
-        rtcp_port: port,
+        local_ip: local.ip(),
+        rtp_port: local.port(),
+        rtcp_port: local.port(),
         remote_rtp: Some(phone),
         remote_rtcp: Some(phone),
         nat_expected: false,

@@ -8,6 +8,7 @@
 pub mod bare;
 pub mod dataplane;
 pub mod load;
+pub mod place;
 pub mod process;
 pub mod rtpengine;
 pub mod servers;

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use rustix::event::epoll;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -50,16 +50,17 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Opens two phones a call and lets `set_up` tell, for their two addresses, where each shall send to.
+    /// Opens two phones a call, where phones stand, and lets `set_up` tell, for their two addresses, where each shall send to.
     pub fn new(
         calls: usize,
+        phone_ip: IpAddr,
         mut set_up: impl FnMut(usize, SocketAddr, SocketAddr) -> Result<(SocketAddr, SocketAddr)>,
     ) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut phones = Vec::with_capacity(2 * calls);
         for call in 0..calls {
             let open = || -> Result<UdpSocket> {
-                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+                let socket = UdpSocket::bind((phone_ip, 0))?;
                 socket.set_nonblocking(true)?;
                 Ok(socket)
             };

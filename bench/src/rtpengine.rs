@@ -1,10 +1,11 @@
 //! rtpengine as a peer: started in userspace with one thread, driven by its NG protocol (bencoded dictionaries over
 //! UDP, each request with a cookie that its answer repeats).
 
-use crate::process::{Process, free_udp_port};
+use crate::place::Place;
+use crate::process::Process;
 use anyhow::{Context, Result, bail};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,17 +20,17 @@ pub struct Rtpengine {
 }
 
 impl Rtpengine {
-    /// Starts one on loopback that relays in userspace on one thread, and waits until it answers `ping`.
-    pub fn start(port_min: u16, port_max: u16) -> Result<Self> {
-        let port = free_udp_port()?;
-        let mut command = Command::new("rtpengine");
+    /// Starts one that relays in userspace on one thread, and waits until it answers `ping`.
+    pub fn start(place: &Place, port_min: u16, port_max: u16) -> Result<Self> {
+        let (ip, port) = (place.relay_ip, place.free_port()?);
+        let mut command = place.command("rtpengine");
         command.args(["--foreground", "--log-stderr", "--log-level=3", "--table=-1", "--num-threads=1"]);
-        command.args(["--interface=127.0.0.1", &format!("--listen-ng=127.0.0.1:{port}")]);
+        command.args([format!("--interface={ip}"), format!("--listen-ng={ip}:{port}")]);
         command.args([format!("--port-min={port_min}"), format!("--port-max={port_max}")]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::spawn(command).context("rtpengine; `make bench` installs it")?;
-        let control = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        control.connect((Ipv4Addr::LOCALHOST, port))?;
+        let control = UdpSocket::bind((place.phone_ip, 0))?;
+        control.connect((ip, port))?;
         let mut peer = Self { process, control, cookie: 0 };
         peer.control.set_read_timeout(Some(Duration::from_millis(50)))?;
         for _ in 0..START_TRIES {

@@ -7,13 +7,14 @@ use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
 use nebula_bench::dataplane::NebulaDataplane;
 use nebula_bench::load::{Load, Outcome};
+use nebula_bench::place::{Place, RELAY_INTERFACE};
 use nebula_bench::process::{cpu_time, resident_bytes};
 use nebula_bench::rtpengine::Rtpengine;
 use serde::Serialize;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Ports for rtpengine, apart from those that the kernel gives to sockets of its choice.
@@ -44,6 +45,9 @@ enum What {
         /// The `nebula-dataplane` binary.
         #[arg(long)]
         dataplane: PathBuf,
+        /// The relays over loopback, or over a veth pair with AF_XDP beside the sockets (needs root).
+        #[arg(long, default_value = "sockets")]
+        driver: DriverKind,
         /// Leave rtpengine out.
         #[arg(long)]
         without_rtpengine: bool,
@@ -52,23 +56,38 @@ enum What {
         json: Option<PathBuf>,
     },
     /// Be the bare epoll relay (used by `compare`).
-    Bare,
+    Bare {
+        /// Where to listen.
+        ip: IpAddr,
+    },
+}
+
+/// Which relays of ours are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum DriverKind {
+    Sockets,
+    Xdp,
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        What::Bare => nebula_bench::bare::serve(),
-        What::Compare { calls, seconds, rounds, dataplane, without_rtpengine, json } => {
-            let peers: &[Peer] = if without_rtpengine { &Peer::ALL[1..] } else { &Peer::ALL };
+        What::Bare { ip } => nebula_bench::bare::serve(ip),
+        What::Compare { calls, seconds, rounds, dataplane, driver, without_rtpengine, json } => {
+            let (place, peers): (Place, &[Peer]) = match driver {
+                DriverKind::Sockets => (Place::loopback(), &Peer::OVER_LOOPBACK),
+                DriverKind::Xdp => (Place::veth()?, &Peer::OVER_VETH),
+            };
+            let peers = if without_rtpengine { &peers[1..] } else { peers };
             let mut results: Vec<(Peer, Vec<Sample>)> = peers.iter().map(|p| (*p, Vec::new())).collect();
             for round in 1..=rounds {
                 for (peer, samples) in &mut results {
                     eprintln!("round {round} of {rounds}: {} with {calls} calls", peer.name());
-                    samples.push(measure(*peer, calls, Duration::from_secs(seconds), &dataplane)?);
+                    samples.push(measure(*peer, &place, calls, Duration::from_secs(seconds), &dataplane)?);
                 }
             }
             println!(
-                "{calls} calls of PCMU, 172-byte packets every 20 ms both ways, one relay thread; median of {rounds} (range)"
+                "{calls} calls of PCMU, 172-byte packets every 20 ms both ways, {}, one relay thread; median of {rounds} (range)",
+                place.name()
             );
             println!("{}", table(&results));
             if let Some(path) = json {
@@ -88,16 +107,19 @@ enum Peer {
     Rtpengine,
     Bare,
     Nebula,
+    NebulaXdp,
 }
 
 impl Peer {
-    const ALL: [Peer; 3] = [Peer::Rtpengine, Peer::Bare, Peer::Nebula];
+    const OVER_LOOPBACK: [Peer; 3] = [Peer::Rtpengine, Peer::Bare, Peer::Nebula];
+    const OVER_VETH: [Peer; 4] = [Peer::Rtpengine, Peer::Bare, Peer::Nebula, Peer::NebulaXdp];
 
     fn name(self) -> &'static str {
         match self {
             Peer::Rtpengine => "rtpengine, userspace, one thread",
             Peer::Bare => "bare epoll, recvfrom, sendto",
             Peer::Nebula => "nebula-dataplane, io_uring, one worker",
+            Peer::NebulaXdp => "nebula-dataplane, AF_XDP, one worker",
         }
     }
 }
@@ -113,34 +135,40 @@ struct Sample {
     memory_kib_per_call: f64,
 }
 
-fn measure(peer: Peer, calls: usize, duration: Duration, dataplane: &Path) -> Result<Sample> {
+fn measure(peer: Peer, place: &Place, calls: usize, duration: Duration, dataplane: &Path) -> Result<Sample> {
+    let phones = (calls, place.phone_ip);
     match peer {
         Peer::Rtpengine => {
-            let mut relay = Rtpengine::start(RTPENGINE_PORTS.0, RTPENGINE_PORTS.1)?;
+            let mut relay = Rtpengine::start(place, RTPENGINE_PORTS.0, RTPENGINE_PORTS.1)?;
             let pid = relay.process.pid();
-            run(pid, calls, duration, |call, a, b| relay.call(&format!("bench-{call}"), a, b))
+            run(pid, phones, duration, |call, a, b| relay.call(&format!("bench-{call}"), a, b))
         }
         Peer::Bare => {
-            let mut relay = BareRelay::start()?;
+            let mut relay = BareRelay::start(place)?;
             let pid = relay.process.id();
-            run(pid, calls, duration, |call, a, b| relay.call(call + 1 == calls, a, b))
+            run(pid, phones, duration, |call, a, b| relay.call(call + 1 == calls, a, b))
         }
-        Peer::Nebula => {
-            let mut relay = NebulaDataplane::start(dataplane)?;
+        Peer::Nebula | Peer::NebulaXdp => {
+            let options: &[&str] = if peer == Peer::NebulaXdp { &["--xdp", RELAY_INTERFACE] } else { &[] };
+            let mut relay = NebulaDataplane::start(dataplane, place, options)?;
             let pid = relay.process.pid();
-            run(pid, calls, duration, |call, a, b| relay.call(call, a, b))
+            let sample = run(pid, phones, duration, |call, a, b| relay.call(place, call, a, b))?;
+            if peer == Peer::NebulaXdp && relay.frames_received() == 0 {
+                bail!("AF_XDP does not run here; nebula-dataplane --xdp says why");
+            }
+            Ok(sample)
         }
     }
 }
 
 fn run(
     pid: u32,
-    calls: usize,
+    (calls, phone_ip): (usize, IpAddr),
     duration: Duration,
     set_up: impl FnMut(usize, SocketAddr, SocketAddr) -> Result<(SocketAddr, SocketAddr)>,
 ) -> Result<Sample> {
     let resident_before = resident_bytes(pid)?;
-    let mut load = Load::new(calls, set_up)?;
+    let mut load = Load::new(calls, phone_ip, set_up)?;
     load.run(WARM_UP)?;
     let before = cpu_time(pid)?;
     let Outcome { sent, received, wrong, latency_us } = load.run(duration)?;
@@ -165,9 +193,9 @@ struct BareRelay {
 }
 
 impl BareRelay {
-    fn start() -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("bare").stdin(Stdio::piped()).stdout(Stdio::piped());
+    fn start(place: &Place) -> Result<Self> {
+        let mut command = place.command(std::env::current_exe()?);
+        command.arg("bare").arg(place.relay_ip.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
         let answers = BufReader::new(process.stdout.take().context("piped")?);
         Ok(Self { process, answers })
