@@ -31,4 +31,4 @@ pub use table::{StreamRecord, Table};
 pub use worker_end::WorkerEnd;
 
 /// The ABI's version. Both sides must have the same; raised by every change of layout or meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
