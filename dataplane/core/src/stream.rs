@@ -204,7 +204,7 @@ impl Stream {
             timed_out: self.timed_out,
             latched: self.latch.locked().is_some(),
             rtcp_latched: self.latch.locked_rtcp().is_some(),
-            remote_rtp: self.rtp_to,
+            remote_rtp: self.latch.known_target(),
             remote_rtcp: self.rtcp_to,
             bridged_with: self.peer_id,
             source: self.source.as_ref().map(|s| RtpPosition {

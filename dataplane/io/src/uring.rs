@@ -53,8 +53,11 @@ pub struct Options {
 /// What the driver counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Waits, that is turns.
+    /// Waits, that is turns: a system call each.
     pub turns: u64,
+    /// System calls beside those: submissions that could not wait for the end of their turn, because the queue was full, a
+    /// socket was closed, or a receive had ended for want of the buffers that are being sent.
+    pub flushes: u64,
     /// Packets received.
     pub received: u64,
     /// Packets queued to send.
@@ -342,6 +345,7 @@ impl Uring {
             if len == 0 {
                 break;
             }
+            self.counters.flushes += 1;
             // SAFETY: no argument is passed, and the entries are as `push` demands.
             let result = unsafe { self.ring.submitter().enter::<()>(len as u32, 0, ENTER_GETEVENTS, None) };
             match result.map_err(|error| error.raw_os_error()) {

@@ -249,3 +249,27 @@ fn what_cannot_be_bound_is_named() {
     assert_eq!(uring.open(socket(0, 1), elsewhere), Err(OpenError::AddressNotAvailable));
     assert_eq!(uring.open(socket(99, 1), free_address()), Err(OpenError::NoFileDescriptor));
 }
+
+#[test]
+fn a_turn_is_one_system_call_however_many_packets_it_relays() {
+    let mut uring = uring(256);
+    let (peer, local) = (peer(), free_address());
+    uring.open(socket(0, 1), local).unwrap();
+    uring.connect(socket(0, 1), peer.local_addr().unwrap());
+    uring.wait(Some(Duration::ZERO), None).unwrap();
+    let (flushes, mut got) = (uring.counters().flushes, [0; 9]);
+    for round in 1..=20u64 {
+        (0..100).for_each(|n| drop(peer.send_to(&[n, 7], local).unwrap()));
+        turns(
+            &mut uring,
+            |uring, socket, source, packet| echo(uring, socket, source, packet),
+            |uring| uring.counters().sent == 100 * round,
+        );
+        uring.wait(Some(Duration::ZERO), None).unwrap();
+        (0..100).for_each(|_| assert_eq!(peer.recv(&mut got).unwrap(), 2));
+    }
+    let counters = uring.counters();
+    assert_eq!((counters.received, counters.send_failed), (2_000, 0));
+    assert_eq!(counters.flushes, flushes, "nothing was submitted but by the waits: {counters:?}");
+    assert!(counters.turns < 200, "which gathered: {counters:?}");
+}

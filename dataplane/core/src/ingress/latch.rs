@@ -248,6 +248,11 @@ impl Latch {
         self.rtp.or(self.trial.map(|trial| trial.source)).or(self.expected.rtp)
     }
 
+    /// The same without regard to trials: what a successor would send to.
+    pub fn known_target(&self) -> Option<SocketAddr> {
+        self.rtp.or(self.expected.rtp)
+    }
+
     /// Where RTCP is to be sent. None for a peer behind NAT whose RTCP port is not known yet.
     pub fn rtcp_target(&self) -> Option<SocketAddr> {
         if self.expected.muxed {
