@@ -52,6 +52,8 @@ pub enum Code {
     NoRemote,
     /// What comes is no RTP.
     NotRtp,
+    /// Our own packets come back.
+    Loop,
     /// The peer talked and stopped.
     WentSilent,
     /// The peer talks; the other leg does not.
@@ -72,10 +74,6 @@ const NOT_RTP: [(DropReason, &str); 8] = [
     (DropReason::TooLong, "packets longer than a relay takes"),
 ];
 
-/// SRTP whose tag did not verify, and SRTP without a key to verify it by. By name, as operators know them.
-const BAD_TAG: &str = "drop_bad_tag";
-const NO_KEY: &str = "drop_no_key";
-
 /// Explains a stream; `partner` is the other leg of its bridge, if that was found. The most likely reason comes first, and
 /// there is always one.
 pub fn explain(record: &StreamRecord, partner: Option<&StreamRecord>, now_ms: u64) -> Vec<Reason> {
@@ -90,6 +88,7 @@ pub fn explain(record: &StreamRecord, partner: Option<&StreamRecord>, now_ms: u6
         protection(record),
         wrong_payload_type(record),
         not_rtp(record),
+        looped(record),
         egress(record, partner, now_ms),
     ]
     .into_iter()
@@ -190,9 +189,7 @@ fn refused(record: &StreamRecord) -> Option<Reason> {
 }
 
 fn protection(record: &StreamRecord) -> Option<Reason> {
-    let drops = record.drops();
-    let named = |wanted: &str| drops.named().find(|(name, _)| *name == wanted).map_or(0, |(_, count)| count);
-    let (bad, keyless) = (named(BAD_TAG), named(NO_KEY));
+    let (bad, keyless) = (count(record, DropReason::BadTag), count(record, DropReason::NoKey));
     if bad > 0 {
         let says = format!("{bad} packets had a bad authentication tag (SRTP).");
         return Some(reason(
@@ -227,6 +224,14 @@ fn not_rtp(record: &StreamRecord) -> Option<Reason> {
     (refused > 0 && refused > record.packets_in / 10).then(|| {
         let says = format!("{refused} packets were no RTP but {protocol}.");
         reason(Code::NotRtp, says, "The peer speaks another protocol than was negotiated.")
+    })
+}
+
+fn looped(record: &StreamRecord) -> Option<Reason> {
+    let refused = count(record, DropReason::Loop);
+    (refused > 0).then(|| {
+        let says = format!("{refused} packets were our own that came back: there is a loop in the network.");
+        reason(Code::Loop, says, "A media proxy, or a forwarding rule, sends what it gets from us to us.")
     })
 }
 
@@ -300,6 +305,9 @@ mod tests {
             (with(unheard(2), DropReason::Learning, 2), Code::StillLearning, "prove"),
             (wrong, Code::WrongPayloadType, "111 (dynamic)"),
             (with(unheard(2), DropReason::Dtls, 5), Code::NotRtp, "DTLS"),
+            (with(unheard(2), DropReason::BadTag, 6), Code::BadTags, "6 packets"),
+            (with(unheard(2), DropReason::NoKey, 8), Code::NoKey, "8 packets"),
+            (with(unheard(2), DropReason::Loop, 2), Code::Loop, "came back"),
             (gone, Code::WentSilent, "9 s ago"),
             (icmp, Code::PortUnreachable, "192.0.2.1:4000"),
             (hold, Code::PeerOnHold, "on hold"),

@@ -45,6 +45,8 @@ pub struct WorkerRow {
     pub worker: usize,
     /// It has not finished a turn for three seconds.
     pub stalled: bool,
+    /// It has more to do than it should, and takes no new calls.
+    pub overloaded: bool,
     /// Streams alive.
     pub streams: usize,
     /// Packets received a second.
@@ -214,6 +216,7 @@ fn worker_row(
     WorkerRow {
         worker: index,
         stalled: at_ms.saturating_sub(now.heartbeat_ms) > STALLED_AFTER_MS,
+        overloaded: now.counter(Counter::Overloaded) > 0,
         streams,
         packets_in_per_s: rate(Counter::PacketsReceived),
         packets_out_per_s: rate(Counter::PacketsSent),
@@ -321,6 +324,7 @@ pub mod tests {
             (Counter::TurnNanosMean, 12_500),
             (Counter::TickLatenessNanosMax, 3_000_000),
             (Counter::QueueDepthMax, 17),
+            (Counter::Overloaded, u64::from(received > 100_000)),
         ] {
             worker.counters[counter as usize] = value;
         }
@@ -375,6 +379,8 @@ pub mod tests {
         let mut now = sample(12_000, 50, &[StreamRecord { created_at_ms: 11_000, ..talking(2, 50, 0, 0) }]);
         now.started_at_unix_ms += 1;
         now.workers[0].heartbeat_ms = 8_000;
+        assert!(!View::between(&now, &now, 0).workers[0].overloaded);
+        assert!(View::between(&now, &sample(13_000, 200_000, &[]), 0).workers[0].overloaded);
         let view = View::between(&before, &now, 0);
         assert_eq!((view.workers[0].packets_in_per_s, view.streams[0].packets_in_per_s), (25.0, 50.0));
         assert!(view.workers[0].stalled);

@@ -32,7 +32,7 @@ fn table<const N: usize>(heads: &[&str; N], rows: impl Iterator<Item = [String; 
 /// A worker's cells, in the order of `WORKERS`.
 pub fn worker(row: &WorkerRow) -> [String; WORKERS.len()] {
     [
-        format!("{}{}", row.worker, if row.stalled { " STALLED" } else { "" }),
+        format!("{}{}", row.worker, trouble(row)),
         row.streams.to_string(),
         format!("{:.0}", row.packets_in_per_s),
         format!("{:.0}", row.packets_out_per_s),
@@ -45,6 +45,14 @@ pub fn worker(row: &WorkerRow) -> [String; WORKERS.len()] {
         row.commands_waiting.to_string(),
         format!("{:.0}", row.send_failed_per_s),
     ]
+}
+
+fn trouble(row: &WorkerRow) -> &'static str {
+    match (row.stalled, row.overloaded) {
+        (true, _) => " STALLED",
+        (false, true) => " OVERLOAD",
+        (false, false) => "",
+    }
 }
 
 /// A stream's cells, in the order of `STREAMS`. A rating that is not by the codec's own figures has a tilde.

@@ -32,7 +32,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, is_dead: bool) {
     );
     let style = if is_dead { Style::new().fg(Color::Red) } else { Style::new() };
     frame.render_widget(Line::styled(text, style.add_modifier(Modifier::BOLD)), head);
-    let widths = [10, 8, 8, 8, 6, 8, 8, 8, 8, 6, 5, 8].map(Constraint::Length);
+    let widths = [11, 8, 8, 8, 6, 8, 8, 8, 8, 6, 5, 8].map(Constraint::Length);
     let rows = view.workers.iter().map(|it| row(plain::worker(it), worker_style(it)));
     frame.render_widget(Table::new(rows, widths).header(header(WORKERS)), workers);
     let widths = [16, 3, 8, 8, 22, 6, 6, 7, 9, 8, 5, 6].map(Constraint::Length);
@@ -52,7 +52,7 @@ fn row<const N: usize>(cells: [String; N], style: Style) -> Row<'static> {
 
 fn worker_style(row: &WorkerRow) -> Style {
     match row {
-        WorkerRow { stalled: true, .. } => Style::new().fg(Color::Red),
+        WorkerRow { stalled: true, .. } | WorkerRow { overloaded: true, .. } => Style::new().fg(Color::Red),
         WorkerRow { cpu_percent, .. } if *cpu_percent >= CPU_PERCENT_HIGH => Style::new().fg(Color::Yellow),
         _ => Style::new(),
     }
