@@ -7,7 +7,7 @@ use nebula_ring::segment::Counter;
 use std::time::Duration;
 
 /// How often figures are published, and the window of their means and maxima.
-const WINDOW_NANOS: u64 = 1_000_000_000;
+pub const WINDOW_NANOS: u64 = 1_000_000_000;
 
 /// See the module.
 #[derive(Debug)]

@@ -5,7 +5,9 @@
 
 mod figures;
 mod log;
+mod migrate;
 mod options;
+mod overload;
 mod worker;
 
 use anyhow::Context;
@@ -70,14 +72,18 @@ impl Workers {
         let wakeups = ends.iter().map(|end| nebula_io::uring::duplicate(end.command_wakeup()));
         let wakeups = wakeups.collect::<Result<Vec<_>, _>>().context("eventfd")?;
         let mut parts = set_up_xdp(options, &wakeups)?.into_iter();
-        for ((index, worker_end), wakeup) in ends.into_iter().enumerate().zip(wakeups) {
+        let copies =
+            wakeups.iter().map(nebula_io::uring::duplicate).collect::<Result<Vec<_>, _>>().context("eventfd")?;
+        let (post, mailboxes) = migrate::Post::new(copies);
+        for (((index, worker_end), wakeup), mailbox) in ends.into_iter().enumerate().zip(wakeups).zip(mailboxes) {
+            let mail = worker::Mail { index, post: post.clone(), mailbox };
             let part = parts.next();
             let (options, stop, ready) = (options.clone(), workers.stop.clone(), ready.clone());
             let end = EndsProcess(end.try_clone()?);
             let run = move || {
                 let _end = end;
                 let report = || ready.send(()).unwrap_or(()); // nobody waits if another worker has failed
-                worker::run(&options, index, worker_end, part, &stop, report).with_context(|| format!("worker {index}"))
+                worker::run(&options, mail, worker_end, part, &stop, report).with_context(|| format!("worker {index}"))
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.threads.push((wakeup, thread));

@@ -1,5 +1,6 @@
 //! The command line. Ranges are checked here, so that everything behind it can rely on them.
 
+use crate::overload;
 use nebula_core::limits::STREAMS_MAX;
 use nebula_io::xdp;
 use nebula_ring::Sizes;
@@ -36,6 +37,15 @@ pub struct Options {
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=10_000))]
     pub batch_us: u64,
 
+    /// CPU time from which on a worker is overloaded, in thousandths of its core's: new calls are then refused, those that exist
+    /// keep their quality
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u64).range(2..=1_000))]
+    pub overload_cpu_permille: u64,
+
+    /// The same by how late a worker comes on average to what is due, in microseconds: the core is taken away by others
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    pub overload_lateness_us: u64,
+
     /// Ethernet interfaces whose media go past the kernel's sockets, by AF_XDP, such as eth0,eth1. One that can't is served
     /// by io_uring like all others, and a line says why
     #[arg(long, value_delimiter = ',', value_name = "INTERFACES")]
@@ -69,6 +79,12 @@ impl Options {
     /// See `batch_us`.
     pub fn batch(&self) -> Option<Duration> {
         (self.batch_us > 0).then(|| Duration::from_micros(self.batch_us))
+    }
+
+    /// When a worker is overloaded.
+    pub fn overload(&self) -> overload::Thresholds {
+        let lateness_nanos = self.overload_lateness_us * 1000;
+        overload::Thresholds { cpu_permille: self.overload_cpu_permille, lateness_nanos }
     }
 
     /// What AF_XDP is asked for.

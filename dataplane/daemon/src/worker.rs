@@ -2,7 +2,10 @@
 //! completions -> commands -> timers -> table and events -> one system call that sends all and waits for more.
 
 use crate::figures::Figures;
+use crate::log;
+use crate::migrate::{Migrant, Post};
 use crate::options::Options;
+use crate::overload::Overload;
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::record::record;
@@ -12,8 +15,9 @@ use nebula_io::uring::{self, Uring};
 use nebula_io::xdp::{self, Xdp};
 use nebula_ring::event::{Event, Reason};
 use nebula_ring::segment::Counter;
-use nebula_ring::{Command, WorkerEnd};
+use nebula_ring::{Command, StreamId, StreamRecord, WorkerEnd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 /// Commands carried out in one turn; the rest wait in the ring for the next, which then follows at once.
@@ -34,12 +38,13 @@ const LOAD_WINDOW_NANOS: u64 = 10_000_000;
 /// Runs until `stop`; `ready` is called once everything is set up.
 pub fn run(
     options: &Options,
-    index: usize,
+    mail: Mail,
     end: WorkerEnd,
     xdp: Option<xdp::Part>,
     stop: &AtomicBool,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
+    let index = mail.index;
     if let Some(&core) = options.cores.get(index) {
         pin(core)?;
     }
@@ -50,14 +55,22 @@ pub fn run(
     };
     let wakeup = uring::duplicate(end.command_wakeup())?;
     match xdp {
-        Some(part) => drive(Xdp::new(driver_options, wakeup, part, &options.xdp().tuning)?, options, end, stop, ready),
-        None => drive(Uring::new(driver_options, wakeup)?, options, end, stop, ready),
+        Some(part) => {
+            drive(Xdp::new(driver_options, wakeup, part, &options.xdp().tuning)?, options, mail, end, stop, ready)
+        }
+        None => {
+            let driver = Uring::new(driver_options, wakeup)?;
+            let (bytes, huge_pages) = driver.memory();
+            log::line("buffers", &[("worker", &index), ("bytes", &bytes), ("huge_pages", &huge_pages)]);
+            drive(driver, options, mail, end, stop, ready)
+        }
     }
 }
 
 fn drive(
     driver: impl PacketDriver,
     options: &Options,
+    mail: Mail,
     end: WorkerEnd,
     stop: &AtomicBool,
     ready: impl FnOnce(),
@@ -65,10 +78,12 @@ fn drive(
     let mut worker = Worker {
         driver,
         engine: Engine::new(Limits { streams_max: options.streams_max }),
+        mail,
         end,
         batch: options.batch(),
         load: Load::default(),
         figures: Figures::new(now()),
+        overload: Overload::new(options.overload()),
         commands_wait: false,
         published_at: Nanos(0),
         published_received: 0,
@@ -80,13 +95,26 @@ fn drive(
     Ok(())
 }
 
+/// How streams come from other workers, and go to them.
+#[derive(Debug)]
+pub struct Mail {
+    /// Which worker this is.
+    pub index: usize,
+    /// To the others.
+    pub post: Post,
+    /// From them.
+    pub mailbox: Receiver<Migrant>,
+}
+
 struct Worker<D> {
     driver: D,
     engine: Engine,
+    mail: Mail,
     end: WorkerEnd,
     batch: Option<Duration>,
     load: Load,
     figures: Figures,
+    overload: Overload,
     /// The last turn left commands in the ring.
     commands_wait: bool,
     published_at: Nanos,
@@ -101,10 +129,7 @@ impl<D: PacketDriver> Worker<D> {
         self.driver.wait(Some(self.timeout(asleep_at, due)), self.batch.filter(|_| self.load.is_high))?;
         let now = now();
         self.figures.turn_begins(now, due);
-        let (engine, events) = (&mut self.engine, &mut Events(&mut self.end));
-        self.driver.receive(|driver, socket, source, packet| {
-            engine.receive(now, socket, source, packet, driver, events);
-        });
+        self.receive(now);
         while let Some(socket) = self.driver.take_unreachable() {
             self.engine.unreachable(now, socket);
         }
@@ -116,6 +141,13 @@ impl<D: PacketDriver> Worker<D> {
         }
         self.count(now);
         Ok(())
+    }
+
+    fn receive(&mut self, now: Nanos) {
+        let (engine, events) = (&mut self.engine, &mut Events(&mut self.end));
+        self.driver.receive(|driver, socket, source, packet| {
+            engine.receive(now, socket, source, packet, driver, events);
+        });
     }
 
     fn publish(&mut self, now: Nanos) {
@@ -132,18 +164,77 @@ impl<D: PacketDriver> Worker<D> {
 
     /// True if more commands wait.
     fn carry_out_commands(&mut self, now: Nanos) -> bool {
+        self.take_migrants(now);
         for _ in 0..COMMANDS_PER_TURN_MAX {
             let Some((correlation, command)) = self.end.next_command() else { return false };
+            // Who was sent before this command was is here before it is carried out.
+            self.take_migrants(now);
             self.carry_out(now, correlation, command.ok().as_ref());
         }
         true
     }
 
+    /// Goes on with streams of other workers. One that there is no room for is lost, and control is told like of a silence.
+    fn take_migrants(&mut self, now: Nanos) {
+        while let Ok(migrant) = self.mail.mailbox.try_recv() {
+            let id = migrant.id;
+            if self.adopt(now, migrant).is_err() {
+                self.end.report(&Event::RtpTimeout { id });
+            }
+        }
+    }
+
+    fn adopt(&mut self, now: Nanos, migrant: Migrant) -> Result<(), Reason> {
+        let Migrant { id, config, record, sockets } = migrant;
+        self.driver.adopt(sockets);
+        let mut answer = Answer(Ok(()));
+        let command = Command::ResumeStream { id, config, record };
+        self.engine.apply(now, 0, &command, &mut self.driver, &mut answer);
+        // Sockets that nobody took are closed.
+        self.driver.adopt([None, None]);
+        answer.0
+    }
+
+    /// Hands a stream to another worker.
+    fn migrate(&mut self, now: Nanos, id: StreamId, worker: usize) -> Result<(), Reason> {
+        if !self.mail.post.reaches(worker) {
+            return Err(Reason::Invalid);
+        }
+        let sockets = self.engine.sockets(id).ok_or(Reason::UnknownStream)?;
+        if worker == self.mail.index {
+            return Ok(());
+        }
+        sockets.iter().flatten().for_each(|(socket, _)| self.driver.rest(*socket));
+        self.receive(now);
+        let (index, view) = self.engine.find(id).ok_or(Reason::UnknownStream)?;
+        let (config, record) = (view.config.clone(), record(&view));
+        let shared = sockets.map(|it| it.and_then(|(socket, local)| Some((local, self.driver.share(socket)?))));
+        if shared.iter().flatten().count() != sockets.iter().flatten().count() {
+            // It stays: its receives are armed again by themselves.
+            return Err(Reason::NoFileDescriptor);
+        }
+        self.engine.hand_over(now, id, &mut self.driver)?;
+        // Its record goes with it: should it come back, there must not be two of its name.
+        self.publish(now);
+        self.end.publish(index.0 as usize, &StreamRecord::default());
+        let migrant = Migrant { id, config, record, sockets: shared };
+        match self.mail.post.send(worker, migrant) {
+            Ok(()) => Ok(()),
+            Err(migrant) => self.adopt(now, migrant).and(Err(Reason::TableFull)),
+        }
+    }
+
     fn carry_out(&mut self, now: Nanos, correlation: u64, command: Option<&Command>) {
-        let events = &mut Events(&mut self.end);
         match command {
-            Some(command) => self.engine.apply(now, correlation, command, &mut self.driver, events),
-            None => events.push(Event::Failed { correlation, reason: Reason::Invalid }),
+            Some(Command::MigrateStream { id, worker }) => {
+                let event = match self.migrate(now, *id, *worker as usize) {
+                    Ok(()) => Event::Done { correlation },
+                    Err(reason) => Event::Failed { correlation, reason },
+                };
+                self.end.report(&event);
+            }
+            Some(command) => self.engine.apply(now, correlation, command, &mut self.driver, &mut Events(&mut self.end)),
+            None => self.end.report(&Event::Failed { correlation, reason: Reason::Invalid }),
         }
     }
 
@@ -178,10 +269,30 @@ impl<D: PacketDriver> Worker<D> {
             self.end.set(counter, value);
         }
         if self.figures.second_ends(now, counters.received) {
-            self.figures.publish(now, thread_cpu(), |counter, value| self.end.set(counter, value));
+            let (end, overload) = (&mut self.end, &mut self.overload);
+            self.figures.publish(now, thread_cpu(), |counter, value| {
+                end.set(counter, value);
+                overload.note(counter, value);
+            });
+            if let Some(on) = overload.judge() {
+                end.set(Counter::Overloaded, on.into());
+                end.report(&Event::Overload { on });
+                end.publish_events();
+            }
             self.end.set(Counter::TicksCutShort, self.engine.totals().ticks_cut_short);
         }
         self.end.beat(now.as_millis());
+    }
+}
+
+/// The answer to a command that control has not given; nothing else comes of those.
+struct Answer(Result<(), Reason>);
+
+impl EventSink for Answer {
+    fn push(&mut self, event: Event) {
+        if let Event::Failed { reason, .. } = event {
+            self.0 = Err(reason);
+        }
     }
 }
 
