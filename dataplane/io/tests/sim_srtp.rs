@@ -350,12 +350,16 @@ impl World {
         let table = &mut self.table;
         self.network.run_until(until, &mut self.engine, &mut self.events, |network, engine, _, packet| {
             // As in a worker: before the packets of a turn leave.
-            engine.for_each_pressing(|index, view| drop(table.insert(index.0, record(view))));
+            engine.for_each_pressing(|index, view| {
+                table.insert(index.0, record(view));
+            });
             let ids: BTreeMap<_, _> =
                 engine.streams().map(|(index, view)| ((index, view.generation), view.id.0)).collect();
             handled.push((network.now(), ids, packet));
         });
-        self.engine.for_each_pressing(|index, view| drop(self.table.insert(index.0, record(view))));
+        self.engine.for_each_pressing(|index, view| {
+            self.table.insert(index.0, record(view));
+        });
         for (at, ids, packet) in handled {
             let id = |socket: nebula_core::driver::Socket| ids[&(socket.stream, socket.generation)];
             let to = packet.forwards.first().map(|&(socket, _)| id(socket));
@@ -371,7 +375,9 @@ impl World {
 
     fn publish(&mut self) {
         self.published_at = self.network.now();
-        self.engine.for_each_dirty(|index, view| drop(self.table.insert(index.0, record(view))));
+        self.engine.for_each_dirty(|index, view| {
+            self.table.insert(index.0, record(view));
+        });
     }
 
     /// Whether the engine was allowed to do what it did with one packet.
@@ -479,7 +485,9 @@ impl World {
         self.engine.apply(self.network.now(), correlation, &command, &mut self.network, &mut self.events);
         assert!(self.events.contains(&Event::Done { correlation }), "{command:?}");
         self.events.clear();
-        self.engine.for_each_pressing(|index, view| drop(self.table.insert(index.0, record(view))));
+        self.engine.for_each_pressing(|index, view| {
+            self.table.insert(index.0, record(view));
+        });
         self.publish();
     }
 }
