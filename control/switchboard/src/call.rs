@@ -165,6 +165,9 @@ pub(crate) struct Deadlines {
     /// The report of a leg that ended unseen is waited for so long.
     #[serde(skip_serializing_if = "Option::is_none")]
     gone: Option<u64>,
+    /// Nobody speaks: for so long a party may still turn out to have hung up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    silence: Option<u64>,
 }
 
 /// One call: plain data, driven by [`Call::handle`].
@@ -275,8 +278,8 @@ impl Call {
 
     /// When `Input::Timeout` is due, monotonic ms.
     pub fn deadline_ms(&self) -> Option<u64> {
-        let Deadlines { no_answer, duration, dataplane, change, reoffer, gone } = self.deadlines;
-        [no_answer, duration, dataplane, change, reoffer, gone].into_iter().flatten().min()
+        let Deadlines { no_answer, duration, dataplane, change, reoffer, gone, silence } = self.deadlines;
+        [no_answer, duration, dataplane, change, reoffer, gone, silence].into_iter().flatten().min()
     }
 
     /// The call's name.
@@ -484,6 +487,7 @@ impl<'a> Turn<'a> {
         let (no_answer, duration) = (over(&mut deadlines.no_answer), over(&mut deadlines.duration));
         let (dataplane, change) = (over(&mut deadlines.dataplane), over(&mut deadlines.change));
         let (reoffer, gone) = (over(&mut deadlines.reoffer), over(&mut deadlines.gone));
+        let silence = over(&mut deadlines.silence);
         if gone {
             self.gone_unseen();
         }
@@ -493,6 +497,8 @@ impl<'a> Turn<'a> {
             self.end(response::cause(500, CauseKind::Crash, "dataplane lost"), EndedBy::System);
         } else if duration {
             self.end(response::cause(200, CauseKind::Administrative, "longest duration reached"), EndedBy::System);
+        } else if silence {
+            self.silence_lasted();
         } else {
             if change {
                 self.change_timeout();

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::cdr;
 
+/// Silence ends a call so much later than it is told: a proxy that could not report tries again within a second.
+const SILENCE_MS: u64 = 2_000;
+
 impl Turn<'_> {
     /// A party left: BYE, CANCEL, refusal, timeout.
     pub(super) fn left(&mut self, leg: LegIndex, cause: Cause) {
@@ -104,13 +107,24 @@ impl Turn<'_> {
         self.call.leg_mut(leg).media = Media::Closed(stats);
     }
 
-    /// Silence ends a talk, unless somebody is on hold.
+    /// Silence ends a talk, unless somebody is on hold. A party that hung up while its proxy could not tell us is silent, too:
+    /// its report is waited for, so that the record has its end.
     pub(super) fn stream_timeout(&mut self, stream_id: &StreamId) {
         let ours = self.call.legs.iter().any(|leg| leg.sip != Sip::Gone && leg.stream_id() == Some(stream_id));
-        let held = self.call.legs.iter().any(|leg| leg.sip == Sip::Answered && leg.held);
-        if ours && !held {
+        if ours && !self.is_held() {
+            self.call.deadlines.silence.get_or_insert(self.now.monotonic_ms + SILENCE_MS);
+        }
+    }
+
+    pub(super) fn silence_lasted(&mut self) {
+        if !self.is_held() {
+            self.happened_ms = self.happened_ms.saturating_sub(SILENCE_MS).max(self.call.started.monotonic_ms);
             self.end(response::cause(200, CauseKind::RtpTimeout, "no RTP"), EndedBy::System);
         }
+    }
+
+    fn is_held(&self) -> bool {
+        self.call.legs.iter().any(|leg| leg.sip == Sip::Answered && leg.held)
     }
 
     /// Somebody else runs this call: nothing of it is ours to end or to record.

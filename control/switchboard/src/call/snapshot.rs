@@ -208,7 +208,7 @@ impl Shift {
     }
 
     fn deadlines(&self, deadlines: Deadlines) -> Deadlines {
-        let Deadlines { no_answer, duration, dataplane, change, reoffer, gone } = deadlines;
+        let Deadlines { no_answer, duration, dataplane, change, reoffer, gone, silence } = deadlines;
         let of = |at: Option<u64>| at.map(|at| self.of(at));
         Deadlines {
             no_answer: of(no_answer),
@@ -217,6 +217,7 @@ impl Shift {
             change: of(change),
             reoffer: of(reoffer),
             gone: of(gone),
+            silence: of(silence),
         }
     }
 }

@@ -110,6 +110,7 @@ fn no_rtp_ends_a_talk_but_no_ringing_and_no_hold() {
         let stream_id = rig.stream_of(channel).into();
         rig.input(Input::StreamTimeout { stream_id });
         rig.settle();
+        rig.pass(5_000);
     };
     let mut rig = Rig::new(1);
     rig.settle().ring(B).settle();
@@ -126,6 +127,22 @@ fn no_rtp_ends_a_talk_but_no_ringing_and_no_hold() {
     let cdr = rig.over();
     assert_eq!((cdr.cause, cdr.ended_by), (CauseKind::RtpTimeout, EndedBy::System));
     assert_eq!((rig.asked(A).last(), rig.asked(B).last()), (Some(&"hangup 200"), Some(&"hangup 200")));
+}
+
+#[test]
+fn who_hung_up_unheard_is_no_silence() {
+    let mut rig = talking();
+    rig.pass(60_000);
+    let stream_id = rig.stream_of(A).into();
+    rig.input(Input::StreamTimeout { stream_id });
+    rig.settle();
+    assert_eq!(rig.call.state(), State::Answered, "somebody may have left");
+    rig.channels.get_mut(A).expect("there").alive = false;
+    let event = ChannelEvent::Hangup { cause: cause(200, CauseKind::Normal) };
+    rig.input(Input::Channel { channel_id: A.into(), age_ms: 59_000, event });
+    let cdr = rig.settle().over();
+    assert_eq!((cdr.cause, cdr.ended_by), (CauseKind::Normal, EndedBy::Caller));
+    assert_eq!(cdr.billed_ms(), 1_000, "it ended when the phone said so");
 }
 
 #[test]
