@@ -178,8 +178,13 @@ struct Sums {
     hanging: u64,
     /// Ends to which the system said BYE while their call's other end had not. Without trickles, as the next two.
     hung_up_by_system: u64,
-    /// Calls of trickles with any of the three: what was in set-up when something was killed may end, or come twice.
-    trickles_disturbed: u64,
+    /// Calls of trickles: INVITEs for one whose called end was there already.
+    trickles_doubled: u64,
+    /// Calls of trickles to whose ends the system said BYE though their caller was answered. That the called end answered
+    /// and nobody heard it, so that the caller was refused, is no loss of a call.
+    trickles_hung_up: u64,
+    /// Calls of trickles that heard another call, or nobody.
+    trickles_crossed: u64,
     failed: u64,
     doubled: u64,
     packets_sent: u64,
@@ -204,8 +209,10 @@ impl Sums {
         let hung_up_by_system = if told_by_us { 0 } else { told_by_system as u64 };
         let crossed = ends.iter().filter(|end| end.crossed).count() as u64;
         if entry.trickled {
-            let is_disturbed = entry.doubled > 0 || hung_up_by_system > 0 || crossed > 0;
-            self.trickles_disturbed += u64::from(is_disturbed);
+            let is_answered = ends.iter().any(|end| end.is_caller && end.code == Some(200));
+            self.trickles_doubled += u64::from(entry.doubled > 0);
+            self.trickles_hung_up += u64::from(hung_up_by_system > 0 && is_answered);
+            self.trickles_crossed += u64::from(crossed > 0);
         } else {
             self.doubled += u64::from(entry.doubled);
             self.hung_up_by_system += hung_up_by_system;
