@@ -186,6 +186,13 @@ impl View {
     }
 }
 
+impl View {
+    /// Streams of all workers, shown or not.
+    pub fn streams_alive(&self) -> usize {
+        self.workers.iter().map(|it| it.streams).sum()
+    }
+}
+
 /// What a stream is sorted by: its MOS, and those that say nothing where they belong among them.
 fn trouble(row: &StreamRow) -> f64 {
     match row.state {

@@ -80,6 +80,8 @@ fn top_shows_workers_and_streams_and_control_stays_attached() {
     let stage = Stage::new();
     let control = Dataplane::attach(&stage.socket).unwrap();
     let text = stage.top(false);
+    let few = top::Options { once: true, json: false, interval_ms: 100, streams: Some(1), delay_ms: 50 };
+    assert!(top::once(&stage.socket, &few).unwrap().contains("2 streams"), "those that are not shown count too");
     assert!(text.contains("2 streams") && text.contains("00000000000000a1") && text.contains("PCMA"), "{text}");
     let view: serde_json::Value = serde_json::from_str(&stage.top(true)).unwrap();
     assert_eq!((view["pid"].as_u64(), view["epoch"].as_u64()), (Some(std::process::id().into()), Some(1)));

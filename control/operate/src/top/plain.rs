@@ -14,7 +14,7 @@ pub const STREAMS: [&str; 12] =
 pub fn tables(view: &View) -> String {
     let workers = table(&WORKERS, view.workers.iter().map(worker), 1);
     let streams = table(&STREAMS, view.streams.iter().map(stream), 5);
-    format!("dataplane {}, {} streams\n{workers}\n\n{streams}\n", view.pid, view.streams.len())
+    format!("dataplane {}, {} streams\n{workers}\n\n{streams}\n", view.pid, view.streams_alive())
 }
 
 fn table<const N: usize>(heads: &[&str; N], rows: impl Iterator<Item = [String; N]>, words: usize) -> Table {

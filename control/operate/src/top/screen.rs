@@ -28,7 +28,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, is_dead: bool) {
         "dataplane {}  control {}  {} streams  {packets:.0} packets/s in{note}   q quits",
         view.pid,
         view.epoch,
-        view.streams.len()
+        view.streams_alive()
     );
     let style = if is_dead { Style::new().fg(Color::Red) } else { Style::new() };
     frame.render_widget(Line::styled(text, style.add_modifier(Modifier::BOLD)), head);
