@@ -306,7 +306,7 @@ impl Latch {
         }
         let rested = self.relatch_interval_nanos().is_some_and(|interval| now.since(self.latched_at) >= interval);
         let relatches = rested && silent >= RELATCH_SILENCE_MS * 1_000_000 && source.ip() == locked.ip();
-        if !relatches && !(open && self.may_be(source)) {
+        if !(relatches || open && self.may_be(source)) {
             return Err(DropReason::ForeignSource);
         }
         if self.prove(now, source, ssrc, sequence) < LATCH_PACKETS || silent < PAUSE_NANOS {
