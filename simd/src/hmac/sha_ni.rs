@@ -16,8 +16,7 @@ struct State {
     e: __m128i,
 }
 
-/// A function of its own: inlined into the AVX-512 kernel the compiler fills blocks by vectors of 64 bytes, which what reads 16 of
-/// them then waits for.
+/// A function of its own, so that the kernels for groups have no copies of it.
 #[inline(never)]
 #[target_feature(enable = "avx2,sha")]
 pub(super) fn tag_many(jobs: &[Job<'_>], tags: &mut [[u8; TAG_BYTES]]) {
