@@ -80,6 +80,27 @@ async fn a_bridge_maps_the_numbers_of_its_legs() {
 }
 
 #[tokio::test]
+async fn a_leg_that_meets_one_of_another_worker_moves_there_first() {
+    let (stage, mut fake) = Stage::with_workers(2).await;
+    let a = stage.create("call", offer("0")).await.unwrap().stream_id;
+    let b = stage.create("other", offer("0")).await.unwrap().stream_id;
+    let (first, second) = (fake.command().await.0, fake.command().await.0);
+    assert_ne!(first, second, "two calls live apart");
+    // The fake's workers share no table, so what follows the move fails there; what counts is who is asked what.
+    let _ = stage.call::<BridgeCreate>(bridge(&a, &b)).await;
+    let (worker, command) = fake.command().await;
+    assert_eq!(worker, second);
+    assert!(matches!(command, Command::MigrateStream { worker, .. } if worker as usize == first), "{command:?}");
+    loop {
+        let (worker, command) = fake.command().await;
+        assert_eq!(worker, first, "{command:?}");
+        if matches!(command, Command::CreateBridge { .. }) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_port_that_somebody_holds_is_passed_over() {
     let (stage, mut fake) = Stage::with_workers(1).await;
     fake.refuse([Reason::PortInUse, Reason::PortInUse]);
