@@ -39,7 +39,8 @@ impl Service {
                 let workers = segment.sizes().workers;
                 let mut agent = lock(&self.agent);
                 let arrival = agent.attached(workers, &found, random, now_ms());
-                (0..workers).for_each(|worker| agent.overload(worker, segment.counter(worker, Counter::Overloaded) > 0));
+                (0..workers)
+                    .for_each(|worker| agent.overload(worker, segment.counter(worker, Counter::Overloaded) > 0));
                 drop(agent);
                 *lock(&self.segment) = Some(segment);
                 self.attached.store(true, Ordering::Relaxed);

@@ -27,7 +27,9 @@ async fn a_dataplane_whose_workers_are_overloaded_gets_no_new_calls_but_keeps_th
     let refused = async {
         loop {
             match stage.create("new", offer("0")).await {
-                Ok(too_soon) => drop(stage.call::<nebula_bus::contract::to_media::StreamDestroy>(stream(&too_soon.stream_id)).await),
+                Ok(too_soon) => {
+                    drop(stage.call::<nebula_bus::contract::to_media::StreamDestroy>(stream(&too_soon.stream_id)).await)
+                }
                 Err(refused) => break refused,
             }
         }
