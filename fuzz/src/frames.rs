@@ -35,7 +35,7 @@ fn answered(bytes: &[u8]) {
         return;
     };
     assert!(template.answers(bytes, &headers) && template.peer() == source);
-    assert_eq!(template.len(), payload_start);
+    assert_eq!(template.headers_bytes(), payload_start);
 
     // In place: headers of the same length, whatever the frame had in front and behind.
     let mut buffer = [&[0xee; HEADERS_BYTES_MAX][..], bytes].concat();

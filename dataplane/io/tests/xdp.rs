@@ -304,7 +304,7 @@ fn what_is_not_for_an_open_port_goes_to_the_kernel() {
     let whole = udp.bytes()[34..].to_vec();
     for (start, end, more) in [(0, 1200, 0x20), (1200, whole.len(), 0)] {
         let mut packet = ip_packet(from, to, 17, &whole[start..end]);
-        packet[6..8].copy_from_slice(&[more | (start / 8 >> 8) as u8, (start / 8) as u8]);
+        packet[6..8].copy_from_slice(&[more | ((start / 8) >> 8) as u8, (start / 8) as u8]);
         set_ipv4_sum(&mut packet);
         rig.wire.send(&udp.around(&packet));
     }
@@ -382,9 +382,7 @@ fn a_checksum_that_was_left_to_hardware_is_written_whole() {
     // What a virtual interface hands over: the sum of the pseudo-header alone.
     let frame = rig.v4(&[5; 33]);
     let mut bytes = frame.bytes();
-    let mut pseudo = vec![0; 41];
-    pseudo[..8].copy_from_slice(&bytes[34..42]);
-    let partial = !udp_sum(frame.from.ip(), frame.to.ip(), &[&[0; 41][..]].concat());
+    let partial = !udp_sum(frame.from.ip(), frame.to.ip(), &[0; 41]);
     bytes[40..42].copy_from_slice(&partial.to_be_bytes());
     rig.wire.send(&bytes);
     rig.echo_one();

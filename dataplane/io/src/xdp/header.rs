@@ -81,14 +81,14 @@ impl Template {
 
     /// Bytes of all headers.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub fn headers_bytes(&self) -> usize {
         self.len.into()
     }
 
     /// The packet's length as the interface's MTU counts it.
     #[inline]
     pub fn packet_bytes(&self, payload_bytes: usize) -> usize {
-        self.len() - usize::from(self.link_bytes) + payload_bytes
+        self.headers_bytes() - usize::from(self.link_bytes) + payload_bytes
     }
 
     /// Whether a frame came the way that this one goes: same peer, same addresses, same tags.
@@ -111,13 +111,13 @@ impl Template {
     /// there is no room for them, or the packet is longer than a length field can say.
     #[inline]
     pub fn write(&self, buffer: &mut [u8], start: usize, bytes: usize) -> Option<usize> {
-        let begin = start.checked_sub(self.len())?;
+        let begin = start.checked_sub(self.headers_bytes())?;
         let udp_len = u16::try_from(UDP_BYTES + bytes).ok()?;
         let ip_len = u16::try_from(self.packet_bytes(bytes)).ok()?;
-        let (front, payload) = buffer.get_mut(begin..start + bytes)?.split_at_mut(self.len());
-        front.copy_from_slice(&self.bytes[..self.len()]);
-        let (ip, udp) =
-            front[usize::from(self.link_bytes)..].split_at_mut(self.len() - usize::from(self.link_bytes) - UDP_BYTES);
+        let (front, payload) = buffer.get_mut(begin..start + bytes)?.split_at_mut(self.headers_bytes());
+        front.copy_from_slice(&self.bytes[..self.headers_bytes()]);
+        let (ip, udp) = front[usize::from(self.link_bytes)..]
+            .split_at_mut(self.headers_bytes() - usize::from(self.link_bytes) - UDP_BYTES);
         if self.is_ipv4() {
             ip[2..4].copy_from_slice(&ip_len.to_be_bytes());
             ip[10..12].copy_from_slice(&finish(add_number(self.ip_sum, ip_len)));
