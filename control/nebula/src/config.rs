@@ -93,7 +93,7 @@ impl Config {
             let key = why.split([' ', ':']).next().unwrap_or(&why).to_owned();
             Error::Range { place: place(&key), why }
         };
-        if let Some(why) = self.network.wrong().or_else(|| self.redis.wrong()) {
+        if let Some(why) = self.network.wrong().or_else(|| self.redis.wrong()).or_else(|| self.tuning.wrong()) {
             return Err(refused(why));
         }
         self.sip.check().map_err(|e| refused(e.to_string()))?;
@@ -103,6 +103,7 @@ impl Config {
             ("tuning.streams_max", self.tuning.streams_max as usize, 2, 32_768),
             ("tuning.drain_timeout_s", self.tuning.drain_timeout_s as usize, 0, 86_400),
             ("tuning.cores", self.tuning.cores.len(), 0, 64),
+            ("tuning.xdp_busy_poll_us", self.tuning.xdp_busy_poll_us as usize, 0, 1_000),
             ("database.pool_size", self.database.pool_size as usize, 1, 1_000),
             ("redis.lease_ms", self.redis.lease_ms as usize, 500, 60_000),
         ];
@@ -132,6 +133,26 @@ impl sections::Network {
         let right = node::is_one(node);
         (!right).then(|| format!("network.node = {node:?} is no node's name: {}", node::RIGHT))
     }
+}
+
+impl sections::Tuning {
+    /// What is wrong with it, if anything.
+    fn wrong(&self) -> Option<String> {
+        let (right, most) = (|name: &String| is_interface(name), INTERFACES_MAX);
+        if self.xdp.len() <= most && self.xdp.iter().all(right) {
+            return None;
+        }
+        Some(format!("tuning.xdp = {:?} is not a list of up to {most} interfaces, such as [\"eth0\"]", self.xdp))
+    }
+}
+
+/// Interfaces that a dataplane drives by AF_XDP.
+const INTERFACES_MAX: usize = 8;
+
+/// Whether it can be a network interface's name (IFNAMSIZ), and one argument among others divided by commas.
+fn is_interface(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"/,".contains(&byte);
+    (1..16).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(fits)
 }
 
 impl Redis {
@@ -238,6 +259,7 @@ mod tests {
             ("[tuning]\ndataplane = \"none\"\n", &[], &["line 2", "own", "external"]),
             ("[network]\n\nnode = \"a b\"\n", &[], &["line 3", "network.node", "a b", "1 to 64 letters"]),
             ("[database]\npool_size = 0\n", &[], &["line 2", "database.pool_size = 0", "1 to 1000"]),
+            ("[tuning]\nxdp = [\"eth0\", \"a b\"]\n", &[], &["line 2", "tuning.xdp", "eth0"]),
             ("[redis]\nlease_ms = 0\n", &[], &["line 2", "redis.lease_ms = 0", "500 to 60000"]),
             ("[redis]\nprefix = \"*\"\n", &[], &["line 2", "redis.prefix", "letters"]),
             ("[redis]\nurl = \"http://a\"\n", &[], &["line 2", "redis.url", "rediss", "redis+cluster"]),

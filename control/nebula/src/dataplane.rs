@@ -34,5 +34,24 @@ fn arguments(config: &Config) -> Vec<String> {
         let cores: Vec<String> = config.tuning.cores.iter().map(u16::to_string).collect();
         arguments.extend(["--cores".to_owned(), cores.join(",")]);
     }
+    if !config.tuning.xdp.is_empty() {
+        arguments.extend(["--xdp".to_owned(), config.tuning.xdp.join(",")]);
+        arguments.extend(["--xdp-busy-poll-us".to_owned(), config.tuning.xdp_busy_poll_us.to_string()]);
+    }
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tuning_says_is_handed_on() {
+        let mut config = Config::default();
+        assert_eq!(arguments(&config), ["--streams-max", "8192"]);
+        (config.tuning.cores, config.tuning.streams_max) = (vec![2, 3], 100);
+        (config.tuning.xdp, config.tuning.xdp_busy_poll_us) = (vec!["eth0".into(), "eth1".into()], 20);
+        let wanted = "--streams-max 100 --cores 2,3 --xdp eth0,eth1 --xdp-busy-poll-us 20";
+        assert_eq!(arguments(&config).join(" "), wanted);
+    }
 }

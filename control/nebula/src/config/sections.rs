@@ -149,6 +149,10 @@ section! {
         dataplane: Dataplane = Dataplane::Own,
         /// The cores that dataplane workers are pinned to, one worker each; empty means one worker that is not pinned.
         cores: Vec<u16> = Vec::new(),
+        /// Ethernet interfaces whose media the dataplane moves by AF_XDP; one that can't is served by sockets, as all others.
+        xdp: Vec<String> = Vec::new(),
+        /// How long a worker polls the cards of these interfaces before it sleeps, microseconds; 0 leaves it to interrupts.
+        xdp_busy_poll_us: u32 = 0,
         /// Streams per worker. Memory for all of them is taken at the start.
         streams_max: u32 = 8192,
         /// How long a drain waits for live calls before it ends them.
