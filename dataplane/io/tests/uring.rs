@@ -259,7 +259,7 @@ fn a_turn_is_one_system_call_however_many_packets_it_relays() {
     uring.wait(Some(Duration::ZERO), None).unwrap();
     let (flushes, mut got) = (uring.counters().flushes, [0; 9]);
     for round in 1..=20u64 {
-        (0..100).for_each(|n| drop(peer.send_to(&[n, 7], local).unwrap()));
+        (0..100).for_each(|n| assert_eq!(peer.send_to(&[n, 7], local).unwrap(), 2));
         turns(
             &mut uring,
             |uring, socket, source, packet| echo(uring, socket, source, packet),
