@@ -10,7 +10,7 @@ use nebula_ring::segment::Counter;
 use nebula_ring::{Attached, Command, StreamId};
 use netns::{Net, within};
 use rustix::process::Signal;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
@@ -161,8 +161,13 @@ fn killed_or_told_to_end_it_leaves_nothing_on_the_interface() {
             assert!(start.elapsed() < DEADLINE, "after {signal:?}: {}", net.link("v0"));
             std::thread::yield_now();
         }
-        // The port is anybody's again, by way of the kernel.
-        let other = within(&net.inside, || UdpSocket::bind(legs[0].port).unwrap());
+        // The port is anybody's again, by way of the kernel, which closes a ring's sockets a moment after its process.
+        let other = loop {
+            match within(&net.inside, || UdpSocket::bind(legs[0].port)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < DEADLINE => {}
+                bound => break bound.unwrap(),
+            }
+        };
         other.set_read_timeout(Some(DEADLINE)).unwrap();
         legs[0].say();
         assert_eq!(other.recv(&mut [0; 1500]).unwrap(), 172);

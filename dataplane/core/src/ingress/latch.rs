@@ -161,7 +161,8 @@ impl Latch {
         if moved {
             *self = Self::new(expected);
         } else if self.rtp.is_some() {
-            self.expected.learn_until = before.learn_until;
+            // Nobody else is learned for longer than was said, nor at all if no NAT is expected any more.
+            self.expected.learn_until = before.learn_until.filter(|_| expected.learn_until.is_some());
             // A socket that is connected stays so.
             let may_relatch = self.unsettled && expected.relatch_interval_ms > 0;
             self.expected.relatch_interval_ms = if may_relatch { expected.relatch_interval_ms } else { 0 };
@@ -601,6 +602,17 @@ mod tests {
         assert_eq!(hear(&mut latch, 0, "192.0.2.1:4000", 1), Ok(Latched(at("192.0.2.1:4000"))));
         assert_eq!(latch.rtcp(Some(at("192.0.2.1:4001"))), Err(ForeignSource));
         assert_eq!(latch.rtcp_target(), Some(at("192.0.2.1:4000")));
+    }
+
+    #[test]
+    fn the_window_closes_when_no_nat_is_expected_any_more() {
+        let unsaid = |nat| Expectation { rtp: None, rtcp: None, ..expected(nat) };
+        let mut latch = Latch::new(unsaid(true));
+        talk(&mut latch, 0, PEER, 9);
+        assert_eq!((latch.locked(), latch.is_settled()), (Some(at(PEER)), false));
+        latch.expect(unsaid(false));
+        assert_eq!(talk(&mut latch, 500, "198.51.100.1:9", 20), [Err(ForeignSource); 20]);
+        assert_eq!(latch.locked(), Some(at(PEER)));
     }
 
     #[test]
