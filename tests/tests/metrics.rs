@@ -1,6 +1,7 @@
 //! What operators are promised about metrics: each one is named in docs/metrics.md, with its HELP text in /metrics, and the
 //! dashboard asks for nothing that a running system does not have.
 
+use nebula_tests::faults::hold::Hold;
 use nebula_tests::system::System;
 use nebula_tests::wait_for;
 use serde_json::Value;
@@ -78,10 +79,15 @@ fn the_page_names_what_the_sources_name_and_no_other() {
 #[test]
 fn a_running_system_has_what_the_dashboard_asks_for_and_every_metric_its_help_and_its_line() {
     let system = System::start();
+    // What is sampled of streams is there once one talks.
+    let mut phones = Hold::start(&[system.sip()], &[]);
+    let placed = phones.run("place 1 50 *43", Duration::from_secs(30));
+    assert_eq!(placed["answered"], 1, "{placed}");
     // The media agent reads the tables every few seconds.
-    let text = wait_for("the dataplane's figures", Duration::from_secs(30), || {
+    let text = wait_for("the figures of dataplane and stream", Duration::from_secs(30), || {
         let text = system.get_text("media", "/metrics");
-        text.contains("nebula_dataplane_turns_total{").then_some(text)
+        let all = ["nebula_dataplane_turns_total{", "nebula_media_rtp_jitter_seconds"];
+        all.iter().all(|name| text.lines().any(|line| line.starts_with(name))).then_some(text)
     });
     let families = families(&text);
     let page = documented();

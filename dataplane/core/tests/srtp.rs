@@ -328,7 +328,7 @@ fn a_successor_goes_on_behind_all_that_was_sent_and_hears_no_replays() {
             rig.engine.for_each_pressing(|_, view| {
                 shown.insert(view.id.0, record(view));
             });
-            if sequence % 50 == 0 {
+            if sequence.is_multiple_of(50) {
                 rig.engine.for_each_dirty(|_, view| {
                     shown.insert(view.id.0, record(view));
                 });
