@@ -260,11 +260,7 @@ fn a_turn_is_one_system_call_however_many_packets_it_relays() {
     let (flushes, mut got) = (uring.counters().flushes, [0; 9]);
     for round in 1..=20u64 {
         (0..100).for_each(|n| assert_eq!(peer.send_to(&[n, 7], local).unwrap(), 2));
-        turns(
-            &mut uring,
-            |uring, socket, source, packet| echo(uring, socket, source, packet),
-            |uring| uring.counters().sent == 100 * round,
-        );
+        turns(&mut uring, echo, |uring| uring.counters().sent == 100 * round);
         uring.wait(Some(Duration::ZERO), None).unwrap();
         (0..100).for_each(|_| assert_eq!(peer.recv(&mut got).unwrap(), 2));
     }
