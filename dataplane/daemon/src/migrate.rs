@@ -58,6 +58,10 @@ impl Post {
     }
 
     /// Sends a stream; it comes back if the worker has too many waiting.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is given back where there is no room, and a box would cost each that moves"
+    )]
     pub fn send(&self, worker: usize, migrant: Migrant) -> Result<(), Migrant> {
         let Some(mailbox) = self.0.get(worker) else { return Err(migrant) };
         mailbox.sender.try_send(migrant).map_err(|error| match error {
