@@ -3,6 +3,8 @@
 //!
 //! `NEBULA_SEEDS=100000` runs more; `NEBULA_SEED=42` replays one that failed (it is printed on failure).
 
+mod seeds;
+
 use nebula_core::driver::{Component, Socket};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
@@ -13,6 +15,7 @@ use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
 use nebula_ring::drops::DropReason;
 use nebula_ring::event::{Event, Reason};
 use nebula_ring::table::{FLAG_OPEN, FLAG_TIMED_OUT, StreamRecord};
+use seeds::{Seed, seeds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -28,27 +31,9 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Who sends like a phone and is none.
 const BESIEGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 251)), 4000);
 
-/// Prints the seed if its run fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed; replay with NEBULA_SEED={}", self.0);
-        }
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
 #[test]
 fn whatever_happens_nothing_goes_astray() {
-    let seeds = match number("NEBULA_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("NEBULA_SEEDS").unwrap_or(SEEDS),
-    };
+    let seeds = seeds(SEEDS);
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let mut sum = Coverage::default();
     std::thread::scope(|scope| {

@@ -3,6 +3,8 @@
 //!
 //! `NEBULA_SEEDS=100000` runs more; `NEBULA_SEED=42` replays one that failed (it is printed on failure).
 
+mod seeds;
+
 use nebula_core::driver::Datagram;
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
@@ -15,6 +17,7 @@ use nebula_ring::drops::DropReason;
 use nebula_ring::event::Event;
 use nebula_ring::srtp::{MasterKey, Mki, SrtpConfig, Suite};
 use nebula_ring::table::{FLAG_OPEN, StreamRecord};
+use seeds::{Seed, seeds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -26,21 +29,6 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const STREAMS: [u64; 3] = [1, 2, 3];
 /// Sources of a phone under one of our keys: as many as a receiver of ours remembers.
 const SOURCES_MAX: u32 = 4;
-
-/// Prints the seed if its run fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed; replay with NEBULA_SEED={}", self.0);
-        }
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
 
 /// How often the interesting things happened.
 #[derive(Debug, Default)]
@@ -61,10 +49,7 @@ struct Coverage {
 
 #[test]
 fn no_key_stream_is_used_twice_whatever_happens() {
-    let seeds = match number("NEBULA_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("NEBULA_SEEDS").unwrap_or(SEEDS),
-    };
+    let seeds = seeds(SEEDS);
     let mut sum = Coverage::default();
     for seed in seeds.clone() {
         let _seed = Seed(seed);

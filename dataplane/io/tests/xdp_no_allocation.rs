@@ -2,46 +2,16 @@
 //! sent, under an allocator that counts what this thread asks of it.
 #![allow(unsafe_code)]
 
+mod counting;
 mod netns;
 
+use counting::allocations;
 use nebula_core::driver::{Component, Driver, Generation, Socket, StreamIndex};
 use nebula_io::xdp::{Mode, Options, Tuning, Xdp, set_up};
 use nebula_io::{PacketDriver, uring};
 use netns::{Net, enter, within};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
-
-struct Counting;
-
-thread_local! {
-    static COUNTED: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: everything is handed to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNTED.with(|counted| counted.set(counted.get().map(|count| count + 1)));
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is also System's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-/// Allocations of this thread during `run`.
-fn allocations(run: impl FnOnce()) -> u64 {
-    COUNTED.set(Some(0));
-    run();
-    COUNTED.take().unwrap()
-}
 
 fn eventfd() -> rustix::fd::OwnedFd {
     rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap()

@@ -100,7 +100,7 @@ async fn is_run_by(bus: &Bus, others: &[InstanceId], call_id: &str, context: &Co
 /// Ends what is left of a call, and records it with the statistics of the streams that were still carried.
 async fn close(bus: &Bus, store: &Store, owner: &Owner, row: &CallRow, timeout: Duration, retries: &Counter) -> bool {
     let legs: Vec<Leg> = row.snapshot.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let context = Context::new(timeout);
+    let context = Context::new(timeout).fence(owner.fence);
     let answered = row.answered_unix_ms.is_some();
     let ended = join_all(legs.into_iter().map(|leg| end_leg(bus, owner, &row.id, leg, answered, &context))).await;
     record::end(store, &cdr::of_crashed(row, ended, now_unix_ms()), retries).await
@@ -119,14 +119,16 @@ async fn adopt(bus: &Bus, owner: &Owner, call_id: &str, leg: &Leg, context: &Con
 /// agent of the dataplane can tell its statistics, once it has attached.
 async fn end_leg(bus: &Bus, owner: &Owner, call_id: &str, leg: Leg, answered: bool, context: &Context) -> CdrLeg {
     let is_there = adopt(bus, owner, call_id, &leg, context).await;
-    let cause = Cause { sip_code: 500, kind: CauseKind::Crash, text: "the switchboard died".to_owned() };
-    let ended = to_switchboard::Ended { channel_id: leg.channel_id.clone(), cause };
-    let hung_up = bus.call::<to_proxy::ChannelHangup>(&Target::Instance(leg.proxy), ended, context).await;
-    if let Err(error) = &hung_up {
-        tracing::debug!(channel_id = %leg.channel_id, %error, "a leg of a dead switchboard's call is gone");
+    if is_there {
+        let cause = Cause { sip_code: 500, kind: CauseKind::Crash, text: "the switchboard died".to_owned() };
+        let ended = to_switchboard::Ended { channel_id: leg.channel_id.clone(), cause };
+        let hung_up = bus.call::<to_proxy::ChannelHangup>(&Target::Instance(leg.proxy), ended, context).await;
+        if let Err(error) = hung_up {
+            tracing::warn!(channel_id = %leg.channel_id, %error, "a leg of a dead switchboard's call is not hung up");
+        }
     }
     let stats = match leg.stream.map(|stream_id| to_media::Stream { stream_id }) {
-        Some(stream) if is_there && hung_up.is_ok() => {
+        Some(stream) if is_there => {
             bus.call_retrying::<to_media::StreamDestroy>(&Target::Service, stream, context).await.ok()
         }
         Some(stream) => bus.call_retrying::<to_media::StreamGet>(&Target::Service, stream, context).await.ok(),
