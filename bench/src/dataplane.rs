@@ -1,9 +1,12 @@
 //! `nebula-dataplane` under measurement: started with one worker and driven over its ring, as the media agent does.
 
+use crate::load::Leg;
 use crate::place::Place;
 use crate::process::Process;
+use crate::srtp::{Keys, master};
 use anyhow::{Context, Result, bail};
 use nebula_ring::segment::Counter;
+use nebula_ring::srtp::{SrtpConfig, Suite};
 use nebula_ring::{Attached, Command as Order, Dataplane, Event, Mode, PayloadType, SendError, StreamConfig, StreamId};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -48,22 +51,27 @@ impl NebulaDataplane {
         Ok(Self { process, attached, correlation, _folder: folder })
     }
 
-    /// Sets a call up between two phones: where `a` and where `b` shall send to.
+    /// Sets a call up between two phones, in the clear or with SRTP: what `a` and `b` must know.
     pub fn call(
         &mut self,
         place: &Place,
         call: usize,
-        a: SocketAddr,
-        b: SocketAddr,
-    ) -> Result<(SocketAddr, SocketAddr)> {
+        [a, b]: [SocketAddr; 2],
+        suite: Option<Suite>,
+    ) -> Result<[Leg; 2]> {
         let ids = [1, 2].map(|leg| StreamId(2 * call as u64 + leg));
-        let mut told = [a, b];
-        for ((id, phone), told) in ids.into_iter().zip([a, b]).zip(&mut told) {
-            *told = (place.relay_ip, place.free_port()?).into();
-            self.order(&Order::CreateStream { id, config: stream(*told, phone, id) })?;
-        }
+        let mut leg = |leg: usize, phone| -> Result<Leg> {
+            let to: SocketAddr = (place.relay_ip, place.free_ports()?).into();
+            let key = |suite, whose| master(suite, [call as u32, leg as u32, whose]);
+            let keys =
+                suite.map(|suite| anyhow::Ok(Keys { sends: key(suite, 0)?, hears: key(suite, 1)? })).transpose()?;
+            let config = stream(to, phone, ids[leg], keys.as_ref());
+            self.order(&Order::CreateStream { id: ids[leg], config })?;
+            Ok(Leg { to, keys })
+        };
+        let legs = [leg(0, a)?, leg(1, b)?];
         self.order(&Order::CreateBridge { a: ids[0], b: ids[1] })?;
-        Ok((told[0], told[1]))
+        Ok(legs)
     }
 
     /// Packets that came as frames, by AF_XDP.
@@ -94,13 +102,15 @@ impl NebulaDataplane {
     }
 }
 
-fn stream(local: SocketAddr, phone: SocketAddr, id: StreamId) -> StreamConfig {
+/// RTP and RTCP on ports of their own, as rtpengine has them unless both phones multiplex.
+fn stream(local: SocketAddr, phone: SocketAddr, id: StreamId, keys: Option<&Keys>) -> StreamConfig {
+    let srtp = |keys: &Keys| SrtpConfig { receive: Some(keys.sends.clone()), send: Some(keys.hears.clone()) };
     StreamConfig {
         local_ip: local.ip(),
         rtp_port: local.port(),
-        rtcp_port: local.port(),
+        rtcp_port: local.port() + 1,
         remote_rtp: Some(phone),
-        remote_rtcp: Some(phone),
+        remote_rtcp: Some((phone.ip(), phone.port().saturating_add(1)).into()),
         nat_expected: false,
         learning_window_ms: 1000,
         learn_from: None,
@@ -110,7 +120,7 @@ fn stream(local: SocketAddr, phone: SocketAddr, id: StreamId) -> StreamConfig {
         mode: Mode::Bridge,
         rtp_timeout_ms: 0,
         ssrc: id.0 as u32,
-        srtp: None,
+        srtp: keys.map(srtp),
         payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
     }
 }

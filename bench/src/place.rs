@@ -1,6 +1,6 @@
 //! Where relay and phones stand: both on loopback, or at the two ends of a veth pair between network namespaces of their own.
 
-use crate::process::free_udp_port;
+use crate::process::free_udp_ports;
 use anyhow::{Context, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
@@ -67,10 +67,10 @@ impl Place {
         command
     }
 
-    /// A port of the relay's that nobody has. Behind the veth nobody else is.
-    pub fn free_port(&self) -> Result<u16> {
+    /// The first of two neighbouring ports of the relay's that nobody has. Behind the veth nobody else is.
+    pub fn free_ports(&self) -> Result<u16> {
         match &self.veth {
-            None => Ok(free_udp_port()?),
+            None => Ok(free_udp_ports()?),
             Some(veth) => Ok(veth.next_port.fetch_add(2, Ordering::Relaxed)),
         }
     }

@@ -57,7 +57,17 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// A UDP port of loopback that was free a moment ago.
-pub fn free_udp_port() -> std::io::Result<u16> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// How often neighbours are looked for.
+const PORT_TRIES: usize = 100;
+
+/// The first of two neighbouring UDP ports of loopback that were free a moment ago, for RTP and RTCP.
+pub fn free_udp_ports() -> std::io::Result<u16> {
+    for _ in 0..PORT_TRIES {
+        let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = first.local_addr()?.port();
+        if port < u16::MAX && UdpSocket::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(std::io::ErrorKind::AddrInUse.into())
 }

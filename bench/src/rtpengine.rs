@@ -1,9 +1,12 @@
 //! rtpengine as a peer: started in userspace with one thread, driven by its NG protocol (bencoded dictionaries over
 //! UDP, each request with a cookie that its answer repeats).
 
+use crate::load::Leg;
 use crate::place::Place;
 use crate::process::Process;
-use anyhow::{Context, Result, bail};
+use crate::srtp::{Keys, crypto_line, key_of, master};
+use anyhow::{Context, Result, bail, ensure};
+use nebula_ring::srtp::{MasterKey, Suite};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,7 +25,7 @@ pub struct Rtpengine {
 impl Rtpengine {
     /// Starts one that relays in userspace on one thread, and waits until it answers `ping`.
     pub fn start(place: &Place, port_min: u16, port_max: u16) -> Result<Self> {
-        let (ip, port) = (place.relay_ip, place.free_port()?);
+        let (ip, port) = (place.relay_ip, place.free_ports()?);
         let mut command = place.command("rtpengine");
         command.args(["--foreground", "--log-stderr", "--log-level=3", "--table=-1", "--num-threads=1"]);
         command.args([format!("--interface={ip}"), format!("--listen-ng={ip}:{port}")]);
@@ -35,7 +38,7 @@ impl Rtpengine {
         peer.control.set_read_timeout(Some(Duration::from_millis(50)))?;
         for _ in 0..START_TRIES {
             // Before it listens the kernel refuses at once, so that the timeout alone would not pace this.
-            if peer.ask(&[("command", "ping")]).is_ok() {
+            if peer.ask(&entry(("command", "ping"))).is_ok() {
                 peer.control.set_read_timeout(Some(ANSWER_TIMEOUT))?;
                 return Ok(peer);
             }
@@ -44,34 +47,53 @@ impl Rtpengine {
         bail!("rtpengine does not answer ping");
     }
 
-    /// Sets a call up between two phones: where `a` and where `b` shall send to.
-    pub fn call(&mut self, id: &str, a: SocketAddr, b: SocketAddr) -> Result<(SocketAddr, SocketAddr)> {
-        let (from, to) = (format!("{id}-a"), format!("{id}-b"));
-        let offer = sdp(a);
-        let offered = self.ask(&[
-            ("ICE", "remove"),
-            ("call-id", id),
-            ("command", "offer"),
-            ("from-tag", &from),
-            ("sdp", &offer),
-        ])?;
-        let answer = sdp(b);
-        let answered = self.ask(&[
-            ("ICE", "remove"),
-            ("call-id", id),
-            ("command", "answer"),
-            ("from-tag", &from),
-            ("sdp", &answer),
-            ("to-tag", &to),
-        ])?;
-        Ok((media_address(&answered)?, media_address(&offered)?))
+    /// Sets a call up between two phones, in the clear or with SRTP: what `a` and `b` must know.
+    pub fn call(&mut self, call: usize, phones: [SocketAddr; 2], suite: Option<Suite>) -> Result<[Leg; 2]> {
+        let id = format!("bench-{call}");
+        let Some(suite) = suite else {
+            let offered = self.pass(&id, "offer", 0, &sdp(phones[0], None))?;
+            let answered = self.pass(&id, "answer", 1, &sdp(phones[1], None))?;
+            let leg = |text: &str| anyhow::Ok(Leg { to: media_address(text)?, keys: None });
+            return Ok([leg(&answered)?, leg(&offered)?]);
+        };
+        // At first rtpengine hands each phone's key on to the other one, and then it need not touch a packet. When an answer
+        // comes again with another key, it takes that for what the phone sends and stays with what it has told the other one. So
+        // both phones answer once more: now all four keys differ, and each packet is decrypted and encrypted anew.
+        let key = |leg, time| master(suite, [call as u32, leg as u32, time]);
+        let described = |leg: usize, time| anyhow::Ok(sdp(phones[leg], Some(&key(leg, time)?)));
+        self.pass(&id, "offer", 0, &described(0, 0)?)?;
+        self.pass(&id, "answer", 1, &described(1, 0)?)?;
+        let for_a = self.pass(&id, "answer", 1, &described(1, 1)?)?;
+        let for_b = self.pass(&id, "answer", 0, &described(0, 1)?)?;
+        let leg = |own: usize, text: &str| -> Result<Leg> {
+            let (sends, hears) = (key(own, 1)?, key_of(text, suite)?);
+            ensure!(hears != key(1 - own, 1)?, "rtpengine hands a phone's key on: {text}");
+            Ok(Leg { to: media_address(text)?, keys: Some(Keys { sends, hears }) })
+        };
+        Ok([leg(0, &for_a)?, leg(1, &for_b)?])
     }
 
-    /// One request; the answer as it came, after its cookie.
-    fn ask(&mut self, dictionary: &[(&str, &str)]) -> Result<String> {
+    /// Hands a description of a phone, the first (0) or the second (1), to rtpengine; what it makes of it for the other one.
+    fn pass(&mut self, id: &str, command: &str, phone: usize, description: &str) -> Result<String> {
+        // The tags' names stay those of the one who made the offer and the one who answers it.
+        let mut tags = [format!("{id}-a"), format!("{id}-b")];
+        if command == "answer" && phone == 0 {
+            tags.reverse();
+        }
+        let [from, to] = &tags;
+        let mut entries =
+            [("ICE", "remove"), ("DTLS", "off"), ("command", command), ("call-id", id)].map(entry).concat();
+        entries += &[("from-tag", from.as_str()), ("sdp", description)].map(entry).concat();
+        if command == "answer" {
+            entries += &entry(("to-tag", to));
+        }
+        self.ask(&entries)
+    }
+
+    /// One request, the entries of a dictionary; the answer as it came, after its cookie.
+    fn ask(&mut self, entries: &str) -> Result<String> {
         self.cookie += 1;
         let cookie = format!("c{}", self.cookie);
-        let entries: String = dictionary.iter().map(|(k, v)| format!("{}:{k}{}:{v}", k.len(), v.len())).collect();
         self.control.send(format!("{cookie} d{entries}e").as_bytes())?;
         let mut buffer = [0; 65_536];
         loop {
@@ -81,17 +103,23 @@ impl Rtpengine {
                 if answer.contains("6:result2:ok") || answer.contains("6:result4:pong") {
                     return Ok(answer.to_owned());
                 }
-                bail!("rtpengine refused {dictionary:?}: {answer}");
+                bail!("rtpengine refused {entries}: {answer}");
             }
         }
     }
 }
 
-fn sdp(rtp: SocketAddr) -> String {
+/// A dictionary's entry in bencoding.
+fn entry((key, value): (&str, &str)) -> String {
+    format!("{}:{key}{}:{value}", key.len(), value.len())
+}
+
+fn sdp(rtp: SocketAddr, key: Option<&MasterKey>) -> String {
     let (ip, port) = (rtp.ip(), rtp.port());
+    let (profile, crypto) = key.map_or(("RTP/AVP", String::new()), |key| ("RTP/SAVP", crypto_line(key)));
     format!(
-        "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\n\
-         a=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n"
+        "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} {profile} 0\r\n\
+         a=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n{crypto}"
     )
 }
 

@@ -3,6 +3,7 @@
 
 use crate::suite::{HEADER_BYTES, Packet, STREAMS, Suite, master, ssrc};
 use anyhow::{Context, Result, ensure};
+use nebula_bench::srtp::{derive, schedule};
 use nebula_simd::aes::Schedule;
 use nebula_simd::{Kernels, ctr, equal, gcm, hmac};
 
@@ -19,7 +20,8 @@ impl Ours {
     pub fn new(suite: Suite, kernels: Kernels) -> Result<Ours> {
         let masters: Vec<_> = (0..STREAMS).map(|stream| master(suite, stream)).collect();
         let derived = |label, length| -> Result<Vec<Vec<u8>>> {
-            masters.iter().map(|master| derive(kernels, suite, master, label, length)).collect()
+            let split = masters.iter().map(|master| master.split_at(suite.key_bytes()));
+            split.map(|(key, salt)| derive(kernels, key, salt, label, length)).collect()
         };
         let ciphers = derived(0, suite.key_bytes())?;
         let salts = derived(2, suite.salt_bytes())?;
@@ -131,24 +133,6 @@ fn nonce(salt: &[u8; 12], packet: &[u8]) -> [u8; 12] {
     nonce[10] ^= packet[2];
     nonce[11] ^= packet[3];
     nonce
-}
-
-/// RFC 3711 section 4.3, without a derivation rate.
-fn derive(kernels: Kernels, suite: Suite, master: &[u8], label: u8, length: usize) -> Result<Vec<u8>> {
-    let (key, salt) = master.split_at(suite.key_bytes());
-    let mut iv = [0; 16];
-    iv[..salt.len()].copy_from_slice(salt);
-    iv[7] ^= label;
-    let mut derived = vec![0; length];
-    ctr::apply(kernels, &schedule(key)?, iv, &mut derived);
-    Ok(derived)
-}
-
-fn schedule(key: &[u8]) -> Result<Schedule> {
-    Ok(match key.len() {
-        16 => Schedule::aes_128(key.try_into()?),
-        _ => Schedule::aes_256(key.try_into()?),
-    })
 }
 
 fn gcm_key(key: &[u8]) -> Result<gcm::Key> {
