@@ -1,6 +1,6 @@
 //! `nebula-load call`: both ends of many calls, at a rate and a concurrency.
 
-use crate::media::Media;
+use crate::media::{Media, Numbering};
 use crate::report::{Report, Thresholds};
 use crate::sip::Failure;
 use crate::sip::callee::{Taken, take};
@@ -8,6 +8,7 @@ use crate::sip::caller::{Placed, place};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::message::Account;
 use crate::sip::register::register;
+use crate::srtp::Choice;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rsip::{Method, Request};
@@ -65,6 +66,12 @@ pub struct Arguments {
     /// Threads for RTP.
     #[arg(long, default_value_t = 1)]
     media_threads: usize,
+    /// Protect the media with SRTP: a suite of RFC 4568, 6188 or 7714 for both phones, or one for each; off is none.
+    #[arg(long, value_name = "SUITE[,SUITE]")]
+    srtp: Option<Choice>,
+    /// The numbers of RTP.
+    #[command(flatten)]
+    numbering: Numbering,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -80,6 +87,7 @@ struct Run {
     number: String,
     media: Media,
     talk: Duration,
+    srtp: Choice,
 }
 
 /// Makes the calls; the report says what came of them.
@@ -98,8 +106,9 @@ pub async fn run(arguments: &Arguments) -> Result<Report> {
         caller,
         account: account(&arguments.from),
         number: arguments.to.clone(),
-        media: Media::start(arguments.media_threads, ip, PTIME_MS)?,
+        media: Media::start(arguments.media_threads, ip, PTIME_MS, arguments.numbering.clone())?,
         talk: Duration::from_secs_f64(arguments.duration_s),
+        srtp: arguments.srtp.unwrap_or_default(),
     });
     let (ended, ends) = mpsc::channel(arguments.calls as usize + 1);
     let ring = Duration::from_millis(arguments.ring_ms);
@@ -113,7 +122,8 @@ pub async fn run(arguments: &Arguments) -> Result<Report> {
     let taken = if answers { collect(ends, established).await } else { Vec::new() };
     taking.abort();
     let delays = run.media.finish();
-    Ok(Report::new(&placed, &taken, answers, delays, took))
+    let report = Report::new(&placed, &taken, answers, delays, took);
+    Ok(report.protected(arguments.srtp))
 }
 
 async fn place_all(run: &Arc<Run>, arguments: &Arguments) -> Vec<Result<Placed, Failure>> {
@@ -126,7 +136,8 @@ async fn place_all(run: &Arc<Run>, arguments: &Arguments) -> Vec<Result<Placed, 
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (run, bar) = (run.clone(), bar.clone());
         calls.spawn(async move {
-            let placed = place(&run.caller, &run.media, &run.account, &run.number, 2 * n + 1, run.talk).await;
+            let suite = run.srtp.caller;
+            let placed = place(&run.caller, &run.media, &run.account, suite, &run.number, 2 * n + 1, run.talk).await;
             drop(permit);
             bar.inc(1);
             placed
@@ -159,7 +170,7 @@ async fn take_all(
         origin += 2;
         let (run, callee, ended) = (run.clone(), callee.clone(), ended.clone());
         tokio::spawn(async move {
-            let taken = take(&callee, &run.media, request, origin, ring).await;
+            let taken = take(&callee, &run.media, request, run.srtp.callee, origin, ring).await;
             // Fails only when nobody counts any more.
             ended.send(taken).await.ok();
         });

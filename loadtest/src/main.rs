@@ -8,6 +8,7 @@ mod id;
 mod media;
 mod report;
 mod sip;
+mod srtp;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -4,6 +4,7 @@ use crate::media::Heard;
 use crate::sip::Failure;
 use crate::sip::callee::Taken;
 use crate::sip::caller::Placed;
+use crate::srtp::Choice;
 use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -56,6 +57,14 @@ pub struct Report {
     packets_duplicated: u64,
     /// Changed on the way, or of another call.
     packets_wrong: u64,
+    /// The suites of caller and called end, if they were told to protect.
+    srtp: Option<String>,
+    /// Not made with the peer's key.
+    packets_unauthentic: u64,
+    /// Under an index that another packet had.
+    indices_reused: u64,
+    /// How often ends heard a rollover counter go on.
+    rollovers: u64,
     /// Calls whose ends heard somebody else than each other.
     crossed: u64,
     loss_percent: f64,
@@ -115,11 +124,20 @@ impl Report {
             packets_lost: sum.lost,
             packets_duplicated: sum.duplicated,
             packets_wrong: sum.wrong,
+            srtp: None,
+            packets_unauthentic: sum.unauthentic,
+            indices_reused: sum.indices_reused,
+            rollovers: sum.rollovers,
             crossed: sum.crossed,
             loss_percent: if expected == 0 { 0.0 } else { sum.lost as f64 * 100.0 / expected as f64 },
             latency_ms: percentiles_ms(&delays_us),
             jitter_ms: percentiles_ms(&sum.jitter_us.unwrap_or_else(crate::media::delays)),
         }
+    }
+
+    /// The same, of phones that were told to protect.
+    pub fn protected(self, srtp: Option<Choice>) -> Self {
+        Self { srtp: srtp.map(|srtp| srtp.to_string()), ..self }
     }
 
     /// For machines.
@@ -154,10 +172,17 @@ impl Report {
             ("jitter, ms", times(&self.jitter_ms)),
         ];
         table.add_rows(rows.map(|(name, value)| [name.to_owned(), value]));
+        if let Some(srtp) = &self.srtp {
+            let told = format!(
+                "{srtp}: {} unauthentic, {} indices used twice, {} rollovers",
+                self.packets_unauthentic, self.indices_reused, self.rollovers
+            );
+            table.add_row(["SRTP".to_owned(), told]);
+        }
         table
     }
 
-    /// What was not met, a line each. Wrong packets and crossed calls are never good enough.
+    /// What was not met, a line each. Wrong packets, crossed calls and nonces that come twice are never good enough.
     pub fn missed(&self, thresholds: &Thresholds) -> Vec<String> {
         let at_most = |name: &str, value: f64, most: Option<f64>| {
             most.filter(|most| value > *most).map(|most| format!("{name} is {value:.4}, at most {most} was asked for"))
@@ -170,6 +195,8 @@ impl Report {
             at_most("p99 of set-up in ms", self.setup_ms.p99, thresholds.max_setup_p99_ms),
             at_most("p99 of latency in ms", self.latency_ms.p99, thresholds.max_latency_p99_ms),
             at_most("number of wrong packets", self.packets_wrong as f64, Some(0.0)),
+            at_most("number of unauthentic packets", self.packets_unauthentic as f64, Some(0.0)),
+            at_most("number of indices used twice", self.indices_reused as f64, Some(0.0)),
             at_most("number of crossed calls", self.crossed as f64, Some(0.0)),
         ]
         .into_iter()
@@ -185,6 +212,9 @@ struct Sum {
     lost: u64,
     duplicated: u64,
     wrong: u64,
+    unauthentic: u64,
+    indices_reused: u64,
+    rollovers: u64,
     crossed: u64,
     jitter_us: Option<Histogram<u64>>,
 }
@@ -196,6 +226,9 @@ impl Sum {
         self.received += heard.received;
         self.duplicated += heard.duplicates;
         self.wrong += heard.wrong;
+        self.unauthentic += heard.unauthentic;
+        self.indices_reused += heard.indices_reused;
+        self.rollovers += heard.rollovers;
         let reached = heard.last.map_or(0, |last| last + 1);
         let expected = reached.max(peer_sent.saturating_sub(cut_off_max));
         self.lost += expected.saturating_sub(heard.received);

@@ -13,6 +13,7 @@ use crate::sip::message::{
     uri_address,
 };
 use crate::sip::{Failure, T1, T2, TRANSACTION_TIMEOUT};
+use crate::srtp::{Exchange, Step};
 use rsip::{Header, Method, Request, Response, SipMessage};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -64,6 +65,8 @@ pub struct Leg {
     pub side: Side,
     /// Its sound, until its end.
     pub session: Option<Session>,
+    /// How its sound is protected.
+    pub keys: Exchange,
     /// What the driver sees of it.
     pub record: Shared,
     /// The packetization time it offers.
@@ -139,9 +142,14 @@ impl Running {
             }
             Begin::Take { invite, from, ring } => {
                 self.remote_media = Some(media_address(&invite.body)?);
+                let agreed = self.leg.keys.hear(&invite.body, Step::Offer);
                 self.leg.side.from = tagged(&header(&invite, "to")?, &self.tag);
                 self.leg.side.to = header(&invite, "from")?;
                 self.follow(contact_uri(&*invite)?);
+                if let Err(e) = agreed {
+                    self.reply(&invite, from, 488, "").await?;
+                    return Err(e);
+                }
                 if ring.is_zero() {
                     return self.answer(&invite, from).await;
                 }
@@ -304,6 +312,7 @@ impl Running {
             }
             (Purpose::Setup { .. }, Some(answer)) if code < 300 => {
                 let remote = media_address(&answer.body)?;
+                self.leg.keys.hear(&answer.body, Step::Answer)?;
                 self.talk(remote)?;
                 edit(&self.leg.record, |record| (record.setup, record.stage) = (Some(outcome), Stage::Up));
             }
@@ -314,7 +323,7 @@ impl Running {
                 }
                 self.end(None).await;
             }
-            (Purpose::Reinvite, Some(answer)) if code < 300 => self.settled(&answer.body)?,
+            (Purpose::Reinvite, Some(answer)) if code < 300 => self.settled(&answer.body, Step::Answer)?,
             (Purpose::Reinvite, _) => {}
             (Purpose::Bye, _) => {
                 let ended = Ended { by_us: true, unix_ms: outcome.sent_unix_ms, outcome: Some(outcome) };
@@ -375,7 +384,7 @@ impl Running {
             }
             Method::Invite => {
                 if !request.body.is_empty() {
-                    self.settled(&request.body)?;
+                    self.settled(&request.body, Step::Offer)?;
                 }
                 self.answer(&request, from).await
             }
@@ -415,15 +424,18 @@ impl Running {
     fn talk(&mut self, remote: SocketAddr) -> Result<(), Failure> {
         self.remote_media = Some(remote);
         match &mut self.media {
-            Some(media) => Ok(media.start(remote)?),
+            Some(media) => Ok(media.start(remote, self.leg.keys.secure()?)?),
             None => Ok(()),
         }
     }
 
-    /// A change must leave the other side's address as it was: nothing here ever asks for another one.
-    fn settled(&mut self, sdp: &[u8]) -> Result<(), Failure> {
+    /// A change must leave the other side's address and key as they were: nothing here ever asks for others.
+    fn settled(&mut self, sdp: &[u8], step: Step) -> Result<(), Failure> {
         if self.remote_media != Some(media_address(sdp)?) {
             edit(&self.leg.record, |record| record.media_moved += 1);
+        }
+        if self.leg.keys.hear(sdp, step)? {
+            edit(&self.leg.record, |record| record.keys_changed += 1);
         }
         Ok(())
     }
@@ -437,7 +449,9 @@ impl Running {
     }
 
     fn description(&self) -> String {
-        self.media.as_ref().map_or_else(String::new, |media| session(media.local, self.version, self.leg.ptime_ms))
+        self.media.as_ref().map_or_else(String::new, |media| {
+            session(media.local, self.version, self.leg.ptime_ms, &self.leg.keys.terms())
+        })
     }
 
     async fn end(&mut self, ended: Option<Ended>) {

@@ -13,10 +13,11 @@ mod report;
 
 use crate::call::local_ip;
 use crate::id::random_id;
-use crate::media::{Media, PTIME_MS_MAX};
+use crate::media::{Media, Numbering, PTIME_MS_MAX};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::message::{Account, Side, call_id, response};
 use crate::sip::register::register;
+use crate::srtp::{Choice, Exchange};
 use anyhow::{Context, Result};
 use client::Outcome;
 use command::{Calls, Command, End};
@@ -78,6 +79,12 @@ pub struct Arguments {
     /// Threads for RTP.
     #[arg(long, default_value_t = 1)]
     media_threads: usize,
+    /// Protect the media with SRTP: a suite of RFC 4568, 6188 or 7714 for both phones, or one for each; off is none.
+    #[arg(long, value_name = "SUITE[,SUITE]")]
+    srtp: Option<Choice>,
+    /// The numbers of RTP.
+    #[command(flatten)]
+    numbering: Numbering,
 }
 
 /// All calls, by number.
@@ -134,6 +141,7 @@ struct Run {
     password: String,
     ring: Duration,
     patience: Duration,
+    srtp: Choice,
 }
 
 /// One JSON line.
@@ -161,13 +169,14 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     register(&callee, &account(&arguments.to), REGISTRATION_S).await.context("REGISTER of the called extension")?;
     let run = Arc::new(Run {
         board: Board::default(),
-        media: Media::start(arguments.media_threads, ip, arguments.ptime_ms)?,
+        media: Media::start(arguments.media_threads, ip, arguments.ptime_ms, arguments.numbering.clone())?,
         callers,
         from: arguments.from.clone(),
         to: arguments.to.clone(),
         password: arguments.password.clone(),
         ring: Duration::from_millis(arguments.ring_ms),
         patience: Duration::from_secs(arguments.setup_timeout_s),
+        srtp: arguments.srtp.unwrap_or_default(),
     });
     tokio::spawn(take_all(run.clone(), callee.clone(), incoming));
     say(&json!({ "event": "ready", "caller": run.callers[0].0.local, "callee": callee.local }));
@@ -289,7 +298,8 @@ impl Run {
         });
         let call = endpoint.call(&side.call_id);
         let ptime_ms = self.media.ptime_ms();
-        let leg = Leg { call, side, session: Some(session), record, ptime_ms, orders: receiver };
+        let keys = Exchange::new(if end == End::Caller { self.srtp.caller } else { self.srtp.callee });
+        let leg = Leg { call, side, session: Some(session), keys, record, ptime_ms, orders: receiver };
         tokio::spawn(leg::run(leg, begin));
         Ok(())
     }

@@ -49,6 +49,8 @@ pub struct Record {
     pub heard: Option<Heard>,
     /// How often the other side named another address for its media.
     pub media_moved: u32,
+    /// How often it named another key.
+    pub keys_changed: u32,
     /// Answers of ours that got no ACK.
     pub unacknowledged: u32,
     /// Why it failed.
@@ -68,6 +70,7 @@ impl Record {
             ended: None,
             heard: None,
             media_moved: 0,
+            keys_changed: 0,
             unacknowledged: 0,
             failure: None,
         }))

@@ -82,7 +82,11 @@ struct Told {
     crossed: bool,
     ssrc_changes: u64,
     sequence_breaks: u64,
+    unauthentic: u64,
+    indices_reused: u64,
+    rollovers: u64,
     media_moved: u32,
+    keys_changed: u32,
     unacknowledged: u32,
     ended_by_system: bool,
 }
@@ -126,7 +130,11 @@ fn told(n: usize, end: usize, handle: &Handle, look: &Look, entry: &Flags, media
         "ssrc_changes": heard.ssrc_changes,
         "sequence_breaks": heard.sequence_breaks,
         "sequence_ahead_max": heard.sequence_ahead_max,
+        "unauthentic": heard.unauthentic,
+        "indices_reused": heard.indices_reused,
+        "rollovers": heard.rollovers,
         "media_moved": record.media_moved,
+        "keys_changed": record.keys_changed,
         "unacknowledged": record.unacknowledged,
     });
     Told {
@@ -143,7 +151,11 @@ fn told(n: usize, end: usize, handle: &Handle, look: &Look, entry: &Flags, media
         crossed: crossed || is_up_and_deaf,
         ssrc_changes: heard.ssrc_changes,
         sequence_breaks: heard.sequence_breaks,
+        unauthentic: heard.unauthentic,
+        indices_reused: heard.indices_reused,
+        rollovers: heard.rollovers,
         media_moved: record.media_moved,
+        keys_changed: record.keys_changed,
         unacknowledged: record.unacknowledged,
         ended_by_system: record.ended.is_some_and(|ended| !ended.by_us),
     }
@@ -198,7 +210,14 @@ struct Sums {
     gap_over_unix_ms: f64,
     ssrc_changes: u64,
     sequence_breaks: u64,
+    /// Under SRTP, not made with the peer's key.
+    packets_unauthentic: u64,
+    /// Packets under an index that another packet had: nonces that were used twice.
+    indices_reused: u64,
+    /// How often ends heard a rollover counter go on.
+    rollovers: u64,
     media_moved: u64,
+    keys_changed: u64,
     unacknowledged: u64,
 }
 
@@ -231,7 +250,11 @@ impl Sums {
             self.packets_wrong += end.wrong;
             self.ssrc_changes += end.ssrc_changes;
             self.sequence_breaks += end.sequence_breaks;
+            self.packets_unauthentic += end.unauthentic;
+            self.indices_reused += end.indices_reused;
+            self.rollovers += end.rollovers;
             self.media_moved += u64::from(end.media_moved);
+            self.keys_changed += u64::from(end.keys_changed);
             self.unacknowledged += u64::from(end.unacknowledged);
             // Calls that begin and end all the time have losses at their edges; they are told one by one.
             if !entry.trickled {

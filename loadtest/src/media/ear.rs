@@ -1,6 +1,7 @@
 //! What one end of a call hears: losses, gaps, whose packets, and whether they follow on each other. Pure; one call of
 //! [`Ear::take`] a packet on the session's media thread.
 
+use super::numbers::Numbers;
 use super::payload::Packet;
 use hdrhistogram::Histogram;
 
@@ -35,6 +36,12 @@ pub struct Heard {
     pub sequence_breaks: u64,
     /// The furthest that it went ahead too much.
     pub sequence_ahead_max: u64,
+    /// Under SRTP: packets that were not made with the peer's key for their index.
+    pub unauthentic: u64,
+    /// Packets under an index that another packet had: a nonce that was used twice.
+    pub indices_reused: u64,
+    /// How often the peer's rollover counter went on.
+    pub rollovers: u64,
 }
 
 /// A time without packets.
@@ -54,6 +61,8 @@ pub struct Ear {
     /// What it knows.
     pub heard: Heard,
     ptime_ns: u64,
+    /// As of the peer: all sessions leave out alike.
+    numbers: Numbers,
     /// Which of the last numbers have been heard; bit 0 is `heard.last`.
     window: u64,
     transit_us: Option<f64>,
@@ -63,8 +72,8 @@ pub struct Ear {
 
 impl Ear {
     /// One that has heard nothing.
-    pub fn new(ptime_ms: usize) -> Self {
-        Self { ptime_ns: ptime_ms as u64 * 1_000_000, ..Self::default() }
+    pub fn new(ptime_ms: usize, numbers: Numbers) -> Self {
+        Self { ptime_ns: ptime_ms as u64 * 1_000_000, numbers, ..Self::default() }
     }
 
     /// Measures the longest gap anew.
@@ -117,7 +126,8 @@ impl Ear {
         } else {
             let ahead = u64::from(source.1.wrapping_sub(sequence));
             // A step of one is always right: an echo numbers what it sends, not what it got.
-            if ahead == 0 || ahead > numbers {
+            let left_out = self.numbers.left_out(before.number, packet.number);
+            if ahead == 0 || ahead > numbers + left_out {
                 self.heard.sequence_breaks += 1;
                 self.heard.sequence_ahead_max = self.heard.sequence_ahead_max.max(ahead);
             }
@@ -133,7 +143,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn heard(packets: &[(u64, u64, u64, u16)]) -> Heard {
-        let (mut ear, mut delays) = (Ear::new(20), delays());
+        let (mut ear, mut delays) = (Ear::new(20, Numbers::default()), delays());
         for (number, sent_ms, came_ms, sequence) in packets {
             let packet = Packet { origin: 3, number: *number, sent_ns: sent_ms * MS };
             ear.take(packet, (9, *sequence), came_ms * MS, &mut delays);

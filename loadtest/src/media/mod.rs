@@ -5,12 +5,15 @@
 //! and stopped when the call ends; then it tells what it has heard.
 
 mod ear;
+mod numbers;
 mod payload;
 mod thread;
 
 pub use ear::Heard;
-pub use payload::PTIME_MS_MAX;
+pub use numbers::Numbering;
+pub use payload::{PTIME_MS_MAX, source};
 
+use crate::srtp::Secure;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +21,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use numbers::Numbers;
 use tokio::sync::oneshot;
 
 /// One-way delays up to a minute, in microseconds, to three digits.
@@ -46,14 +50,15 @@ pub struct Media {
     next: AtomicUsize,
     bind_ip: IpAddr,
     terms: Terms,
+    numbering: Numbering,
 }
 
 impl Media {
     /// Starts them; each packet holds `ptime_ms` of sound.
-    pub fn start(threads: usize, bind_ip: IpAddr, ptime_ms: usize) -> io::Result<Self> {
+    pub fn start(threads: usize, bind_ip: IpAddr, ptime_ms: usize, numbering: Numbering) -> io::Result<Self> {
         let terms = Terms { begun: Instant::now(), begun_unix_ns: unix_ns(), ptime_ms };
         let threads = (0..threads.max(1)).map(|_| thread::start(terms)).collect::<io::Result<_>>()?;
-        Ok(Self { threads, next: AtomicUsize::new(0), bind_ip, terms })
+        Ok(Self { threads, next: AtomicUsize::new(0), bind_ip, terms, numbering })
     }
 
     /// Opens one end of a call. `origin` names it in every packet that it sends.
@@ -63,7 +68,8 @@ impl Media {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let thread = self.threads[turn % self.threads.len()].clone();
         let local = socket.local_addr()?;
-        Ok(Session { local, socket: Some(socket), probe: Probe { origin, thread } })
+        let numbers = self.numbering.of(origin);
+        Ok(Session { local, socket: Some(socket), numbers, probe: Probe { origin, thread } })
     }
 
     /// Now, as packets and gaps are timed.
@@ -102,6 +108,7 @@ pub struct Session {
     /// Where it listens.
     pub local: SocketAddr,
     socket: Option<UdpSocket>,
+    numbers: Numbers,
     probe: Probe,
 }
 
@@ -137,11 +144,12 @@ impl Probe {
 }
 
 impl Session {
-    /// Begins to speak to the peer.
-    pub fn start(&mut self, remote: SocketAddr) -> io::Result<()> {
+    /// Begins to speak to the peer, protected if it is told how.
+    pub fn start(&mut self, remote: SocketAddr, secure: Option<Box<Secure>>) -> io::Result<()> {
         if let Some(socket) = self.socket.take() {
             socket.connect(remote)?;
-            self.probe.order(thread::Order::Start { origin: self.probe.origin, socket });
+            let (origin, numbers) = (self.probe.origin, self.numbers);
+            self.probe.order(thread::Order::Start { origin, socket, numbers, secure });
         }
         Ok(())
     }

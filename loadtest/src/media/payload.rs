@@ -36,13 +36,13 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// As a datagram, whose length says how much sound it holds.
-    pub fn write(&self, datagram: &mut [u8]) {
+    /// As a datagram of this sequence number, whose length says how much sound it holds.
+    pub fn write(&self, datagram: &mut [u8], sequence: u16) {
         let samples = (datagram.len() - HEADER_BYTES) as u32;
         datagram[0] = 0x80;
         // The marker bit begins the talk spurt (RFC 3551 section 4.1).
         datagram[1] = if self.number == 0 { 0x80 } else { 0 };
-        datagram[2..4].copy_from_slice(&(self.number as u16).to_be_bytes());
+        datagram[2..4].copy_from_slice(&sequence.to_be_bytes());
         datagram[4..8].copy_from_slice(&(self.number as u32).wrapping_mul(samples).to_be_bytes());
         datagram[8..12].copy_from_slice(&self.origin.to_be_bytes());
         let payload = &mut datagram[HEADER_BYTES..];
@@ -70,7 +70,7 @@ impl Packet {
         };
         let mut expected = [0; PACKET_BYTES_MAX];
         let expected = &mut expected[..datagram.len()];
-        packet.write(expected);
+        packet.write(expected, 0);
         (expected[HEADER_BYTES..] == *payload).then_some(packet)
     }
 
@@ -96,9 +96,9 @@ mod tests {
         let packet = Packet { origin: 7, number: 70_000, sent_ns: 123_456_789 };
         for ptime_ms in [20, 60] {
             let mut datagram = vec![0; packet_bytes(ptime_ms)];
-            packet.write(&mut datagram);
+            packet.write(&mut datagram, 4464);
             assert_eq!(Packet::read(&datagram, ptime_ms), Some(packet));
-            assert_eq!(source(&datagram), (7, 70_000_u64 as u16));
+            assert_eq!(source(&datagram), (7, 4464));
             for at in HEADER_BYTES..datagram.len() {
                 datagram[at] ^= 1;
                 assert_eq!(Packet::read(&datagram, ptime_ms), None, "byte {at}");

@@ -1,8 +1,10 @@
 //! One media thread: an epoll, and the sessions in phases of a millisecond, so that not all speak at once.
 
 use super::ear::{Ear, Heard};
+use super::numbers::Numbers;
 use super::payload::{PACKET_BYTES_MAX, Packet, packet_bytes, source};
 use super::{Terms, delays};
+use crate::srtp::{Bad, Secure};
 use hdrhistogram::Histogram;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
@@ -31,6 +33,10 @@ pub(super) enum Order {
         origin: u32,
         /// Its socket.
         socket: UdpSocket,
+        /// The sequence numbers of its packets.
+        numbers: Numbers,
+        /// What protects them.
+        secure: Option<Box<Secure>>,
     },
     /// Only listen.
     Hush {
@@ -77,6 +83,8 @@ pub(super) fn start(terms: Terms) -> io::Result<Sender<Order>> {
 struct Session {
     socket: UdpSocket,
     remote: SocketAddr,
+    numbers: Numbers,
+    secure: Option<Box<Secure>>,
     ear: Ear,
 }
 
@@ -121,7 +129,7 @@ impl Thread {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Start { origin, socket } => {
+            Order::Start { origin, socket, numbers, secure } => {
                 let data = epoll::EventData::new_u64(origin.into());
                 if let Err(e) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
                     eprintln!("nebula-load: cannot listen: {e}");
@@ -135,7 +143,8 @@ impl Thread {
                 self.phases[(self.phase + phases - 1) % phases].push(origin);
                 // A connected socket has a peer; one that was closed meanwhile is nobody's.
                 let Ok(remote) = socket.peer_addr() else { return };
-                self.sessions.insert(origin, Session { socket, remote, ear: Ear::new(self.terms.ptime_ms) });
+                let ear = Ear::new(self.terms.ptime_ms, numbers);
+                self.sessions.insert(origin, Session { socket, remote, numbers, secure, ear });
             }
             Order::Finish { .. } => {}
             Order::Hush { origin } => self.silence(origin),
@@ -171,13 +180,21 @@ impl Thread {
         let mut datagram = [0; PACKET_BYTES_MAX];
         let datagram = &mut datagram[..packet_bytes(self.terms.ptime_ms)];
         for origin in &self.phases[phase] {
-            let Some(Session { socket, ear, .. }) = self.sessions.get_mut(origin) else { continue };
+            let Some(Session { socket, numbers, secure, ear, .. }) = self.sessions.get_mut(origin) else { continue };
             let sent_ns = self.terms.begun.elapsed().as_nanos() as u64;
-            Packet { origin: *origin, number: ear.heard.sent, sent_ns }.write(datagram);
+            let number = ear.heard.sent;
+            Packet { origin: *origin, number, sent_ns }.write(datagram, numbers.sequence(number));
+            let protected = secure.as_mut().and_then(|secure| secure.protect(datagram));
+            let sent = match &protected {
+                Some(protected) => protected.as_ref(),
+                // Nothing leaves in the clear that was to be protected: it is lost, and seen as that.
+                None if secure.is_some() => &[],
+                None => &*datagram,
+            };
             // One that the kernel refuses is a lost one: its number is used up. But not for the sake of an earlier one, of
             // which it was told that nobody listens.
-            if socket.send(datagram).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-                socket.send(datagram).ok();
+            if socket.send(sent).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+                socket.send(sent).ok();
             }
             ear.heard.sent += 1;
         }
@@ -206,7 +223,7 @@ impl Thread {
 
     /// Reads one packet; whether there was one.
     fn hear(&mut self, origin: u32) -> bool {
-        let Some(Session { socket, remote, ear }) = self.sessions.get_mut(&origin) else { return false };
+        let Some(Session { socket, remote, secure, ear, .. }) = self.sessions.get_mut(&origin) else { return false };
         let mut datagram = [0; 2048];
         let mut stamp = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let mut buffer = [IoSliceMut::new(&mut datagram)];
@@ -233,10 +250,30 @@ impl Thread {
         };
         let bytes = came.bytes;
         let datagram = &datagram[..bytes];
-        match Packet::read(datagram, self.terms.ptime_ms) {
+        // RTCP on the RTP port (RFC 5761) is none of ours.
+        if datagram.get(1).is_some_and(|kind| (192..=223).contains(kind)) {
+            return true;
+        }
+        let ptime_ms = self.terms.ptime_ms;
+        let opened = secure.as_mut().map(|secure| {
+            let opened = secure.open(datagram, packet_bytes(ptime_ms));
+            ear.heard.rollovers = secure.rollovers();
+            opened
+        });
+        let packet = match &opened {
+            Some(Ok(plain)) => Packet::read(plain.as_ref(), ptime_ms),
+            Some(Err(bad)) => {
+                *match bad {
+                    Bad::Unauthentic => &mut ear.heard.unauthentic,
+                    Bad::Again => &mut ear.heard.duplicates,
+                    Bad::IndexReused => &mut ear.heard.indices_reused,
+                } += 1;
+                return true;
+            }
+            None => Packet::read(datagram, ptime_ms),
+        };
+        match packet {
             Some(packet) => ear.take(packet, source(datagram), now_ns, &mut self.delays),
-            // RTCP on the RTP port (RFC 5761) is none of ours.
-            None if datagram.get(1).is_some_and(|kind| (192..=223).contains(kind)) => {}
             None => ear.heard.wrong += 1,
         }
         true

@@ -5,6 +5,7 @@ use super::message::{contact, cseq, media_address, response, sdp};
 use super::{Failure, T1, T2, TRANSACTION_TIMEOUT};
 use crate::id::random_id;
 use crate::media::{Heard, Media};
+use crate::srtp::{Exchange, Step, Suite};
 use rsip::headers::UntypedHeader;
 use rsip::prelude::HeadersExt;
 use rsip::{Method, Request, SipMessage};
@@ -24,11 +25,12 @@ pub struct Taken {
     pub heard: Heard,
 }
 
-/// Takes one call: rings for a while, then answers.
+/// Takes one call: rings for a while, then answers, under `suite` if there is one.
 pub async fn take(
     endpoint: &Arc<Endpoint>,
     media: &Media,
     invite: Request,
+    suite: Option<Suite>,
     origin: u32,
     ring: Duration,
 ) -> Result<Taken, Failure> {
@@ -39,6 +41,15 @@ pub async fn take(
         SipMessage::from(response(request, code, &tag, Some(contact.clone()), body))
     };
     let caller = media_address(&invite.body)?;
+    let mut keys = Exchange::new(suite);
+    let agreed = keys.hear(&invite.body, Step::Offer).and_then(|_| keys.secure());
+    let secure = match agreed {
+        Ok(secure) => secure,
+        Err(e) => {
+            call.send(reply(&invite, 488, "")).await?;
+            return Err(e);
+        }
+    };
     let mut session = media.open(origin)?;
     if !ring.is_zero() {
         call.send(reply(&invite, 180, "")).await?;
@@ -53,9 +64,10 @@ pub async fn take(
             }
         }
     }
-    let answer = reply(&invite, 200, &sdp(session.local));
+    let description = sdp(session.local, &keys.terms());
+    let answer = reply(&invite, 200, &description);
     acknowledged(&mut call, &answer, cseq(&invite).map(|(number, _)| number)).await?;
-    session.start(caller)?;
+    session.start(caller, secure)?;
 
     let until = Instant::now() + CALL_MAX;
     loop {
@@ -68,7 +80,7 @@ pub async fn take(
                 }
                 Method::Ack => {}
                 // A refresh of the session keeps everything as it is.
-                Method::Invite => call.send(reply(&request, 200, &sdp(caller))).await?,
+                Method::Invite => call.send(reply(&request, 200, &description)).await?,
                 _ => call.send(reply(&request, 200, "")).await?,
             },
             Some(SipMessage::Response(_)) => {}

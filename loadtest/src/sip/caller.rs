@@ -5,6 +5,7 @@ use super::endpoint::{Call, Endpoint};
 use super::message::{Account, Side, authorization, contact_uri, media_address, response, sdp, to};
 use crate::id::random_id;
 use crate::media::{Heard, Media};
+use crate::srtp::{Exchange, Step, Suite};
 use rsip::{Method, Request, SipMessage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,12 @@ pub struct Placed {
     pub heard: Heard,
 }
 
-/// Places one call and talks for a while.
+/// Places one call and talks for a while, under `suite` if there is one.
 pub async fn place(
     endpoint: &Arc<Endpoint>,
     media: &Media,
     account: &Account,
+    suite: Option<Suite>,
     number: &str,
     origin: u32,
     talk: Duration,
@@ -46,7 +48,8 @@ pub async fn place(
         user: account.user.clone(),
         cseq: 0,
     };
-    let offer = sdp(session.local);
+    let mut keys = Exchange::new(suite);
+    let offer = sdp(session.local, &keys.terms());
     let start = Instant::now();
     let mut credentials = Vec::new();
     let answer = loop {
@@ -70,7 +73,16 @@ pub async fn place(
     side.target = contact_uri(&answer)?;
     let acknowledge = side.request(Method::Ack, &random_id(), Vec::new(), "")?;
     call.send(acknowledge.clone().into()).await?;
-    session.start(media_address(&answer.body)?)?;
+    let agreed = keys.hear(&answer.body, Step::Answer).and_then(|_| keys.secure());
+    let secure = match agreed {
+        Ok(secure) => secure,
+        Err(e) => {
+            let bye = side.request(Method::Bye, &random_id(), Vec::new(), "")?;
+            call.transact(bye).await?;
+            return Err(e);
+        }
+    };
+    session.start(media_address(&answer.body)?, secure)?;
 
     let talked = listen(&mut call, Instant::now() + talk, &acknowledge).await;
     session.hush();

@@ -1,6 +1,7 @@
 //! What phones say: requests, responses, digest credentials and SDP, built with `rsip`.
 
 use super::Failure;
+use crate::srtp::Terms;
 use rsip::headers::auth::{Algorithm, AuthQop, Qop};
 use rsip::headers::{ToTypedHeader, UntypedHeader};
 use rsip::prelude::{HasHeaders, HeadersExt};
@@ -181,17 +182,17 @@ pub fn authorization(
 }
 
 /// An offer or answer of PCMU in packets of 20 ms, the first of its session.
-pub fn sdp(media: SocketAddr) -> String {
-    session(media, 1, 20)
+pub fn sdp(media: SocketAddr, terms: &Terms) -> String {
+    session(media, 1, 20, terms)
 }
 
 /// A session's description, in its version.
-pub fn session(media: SocketAddr, version: u32, ptime_ms: usize) -> String {
+pub fn session(media: SocketAddr, version: u32, ptime_ms: usize, Terms { profile, line }: &Terms) -> String {
     let (ip, port) = (media.ip(), media.port());
     let family = if ip.is_ipv6() { "IP6" } else { "IP4" };
     format!(
         "v=0\r\no=nebula-load 1 {version} IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:{ptime_ms}\r\na=sendrecv\r\n"
+         m=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:{ptime_ms}\r\na=sendrecv\r\n{line}"
     )
 }
 

@@ -33,6 +33,9 @@ pub enum Failure {
     /// A response without what it must have.
     #[error("malformed response: {0}")]
     Malformed(&'static str),
+    /// Keys that don't fit, or none.
+    #[error("a=crypto: {0}")]
+    Crypto(&'static str),
     /// The other end's BYE came before ours.
     #[error("ended by the far end")]
     EndedEarly,
