@@ -14,6 +14,11 @@ fn a_killed_dataplane_goes_on_in_another() {
 }
 
 #[test]
+fn a_killed_dataplane_goes_on_in_another_under_srtp() {
+    test("srtp");
+}
+
+#[test]
 fn a_frozen_control_costs_no_packet_and_goes_on() {
     test("cut");
 }

@@ -125,6 +125,11 @@ pub const ROWS: &[Row] = &[
     Row { name: "role", fault: "kill -9 of each single role", run: rows::roles::killed },
     Row { name: "takeover", fault: "a switchboard gone for good, another one up", run: rows::roles::gone_for_good },
     Row { name: "dataplane", fault: "kill -9 of the dataplane", run: rows::control::dataplane_killed },
+    Row {
+        name: "srtp",
+        fault: "kill -9 of the dataplane, all calls under SRTP",
+        run: rows::control::dataplane_killed_under_srtp,
+    },
     Row { name: "redis", fault: "Redis gone", run: rows::servers_away::redis },
     Row { name: "postgres", fault: "Postgres gone", run: rows::servers_away::postgres },
     Row { name: "cut", fault: "control and dataplane cut off from each other", run: rows::control::cut_off },

@@ -27,6 +27,19 @@ const OTHER_END: Duration = Duration::from_secs(3);
 /// How far apart the phones' tries are while a system is down.
 const TRY_EVERY: Duration = Duration::from_millis(200);
 
+/// Sums that must be zero, whatever happens to the system.
+const JUDGED: [&str; 9] = [
+    "packets_wrong",
+    "packets_unauthentic",
+    "indices_reused",
+    "crossed",
+    "hung_up_by_system",
+    "failed",
+    "doubled",
+    "media_moved",
+    "keys_changed",
+];
+
 /// Milliseconds since 1970.
 pub fn unix_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3)
@@ -55,8 +68,14 @@ pub struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// Places the calls.
     pub fn begin(form: &Form, servers: &[SocketAddr], seen: &'a mut Seen) -> Self {
+        Self::begin_with(form, servers, &[], seen)
+    }
+
+    /// The same, with phones that are told more of `nebula-load hold`'s arguments.
+    pub fn begin_with(form: &Form, servers: &[SocketAddr], phones: &[&str], seen: &'a mut Seen) -> Self {
         let ptime = form.ptime_ms.to_string();
-        let hold = Hold::start(servers, &["--ptime-ms", &ptime, "--setup-timeout-s", SETUP_TIMEOUT_S]);
+        let hold =
+            Hold::start(servers, &[&["--ptime-ms", &ptime, "--setup-timeout-s", SETUP_TIMEOUT_S], phones].concat());
         let dice = super::dice(form);
         seen.setup_is_told = form.short;
         let (live, echoes) = (Vec::new(), HashSet::new());
@@ -112,7 +131,7 @@ impl<'a> Trial<'a> {
             self.seen.expect(number("packets_lost") == 0, || format!("{} packets lost", sums["packets_lost"]));
             self.seen.expect(gap_ms <= most, || format!("a gap of {gap_ms:.0} ms, at most {most:.0} are allowed"));
         }
-        for key in ["packets_wrong", "crossed", "hung_up_by_system", "failed", "doubled", "media_moved"] {
+        for key in JUDGED {
             self.seen.expect(number(key) == 0, || format!("{key}: {}", sums[key]));
         }
         for (what, before) in ["doubled", "hung_up", "crossed"].into_iter().zip(&mut self.disturbed) {
@@ -138,6 +157,7 @@ impl<'a> Trial<'a> {
         let mut all = Continuity::default();
         for end in calls.iter().flat_map(|call| [&call["caller"], &call["callee"]]).filter(|end| !end.is_null()) {
             all.ssrc_changes += end["ssrc_changes"].as_u64().unwrap_or(0);
+            all.rollovers += end["rollovers"].as_u64().unwrap_or(0);
             let ahead = end["sequence_ahead_max"].as_u64().unwrap_or(0);
             // Sequence numbers are compared over half their circle (RFC 1982).
             if ahead >= 1 << 15 {
@@ -319,6 +339,8 @@ impl<'a> Trial<'a> {
 pub struct Continuity {
     /// Ends that heard another SSRC from some packet on.
     pub ssrc_changes: u64,
+    /// How often ends heard a rollover counter go on.
+    pub rollovers: u64,
     /// Ends that heard a sequence number from before.
     pub went_back: u64,
     /// The furthest that a sequence number went ahead by more than was lost.

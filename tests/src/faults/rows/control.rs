@@ -1,7 +1,7 @@
 //! One process for all of control: killed, killed twice, frozen, started without its memory; and its dataplane killed.
 
 use super::super::trial::{HEALED, Trial, unix_ms};
-use super::super::{Form, Seen};
+use super::super::{Form, Seen, dice};
 use super::{RECORDS_DEADLINE, tell_log};
 use crate::process::favour;
 use crate::system::System;
@@ -55,8 +55,38 @@ pub fn killed(form: &Form, seen: &mut Seen) {
 
 /// `kill -9` of the dataplane: the supervisor starts another, and streams go on in it.
 pub fn dataplane_killed(form: &Form, seen: &mut Seen) {
-    let mut system = System::start();
-    let mut trial = Trial::begin(form, &[system.sip()], seen);
+    dataplanes_killed(form, &[], &[], seen);
+}
+
+/// What the phones may protect with: one for all callers, and one for all that are called.
+const SUITES: [&str; 6] = [
+    "AES_CM_128_HMAC_SHA1_80",
+    "AES_CM_128_HMAC_SHA1_32",
+    "AES_256_CM_HMAC_SHA1_80",
+    "AES_256_CM_HMAC_SHA1_32",
+    "AEAD_AES_128_GCM",
+    "AEAD_AES_256_GCM",
+];
+
+/// Numbers with which rollover counters go on in the moments around a first kill: that of what the phones send, and, where the first
+/// number is low enough for the system to pass it on as it is (RFC 3550 A.1's 3,000 below the wrap), of what they hear.
+const AROUND_THE_WRAP: [&str; 4] = ["--first-sequence", "65480,62535,65430,62480", "--sequence-leap", "2940"];
+
+/// The same with protected media: keys, rollover counters and indices outlive the dataplane, too. No packet may come that the
+/// key doesn't authenticate, or under an index that another one had: that would be a nonce that was used twice.
+pub fn dataplane_killed_under_srtp(form: &Form, seen: &mut Seen) {
+    let mut dice = dice(form);
+    let srtp = format!("{},{}", dice.pick(&SUITES), dice.pick(&SUITES));
+    let phones = [&["--srtp", &srtp][..], &AROUND_THE_WRAP].concat();
+    let rollovers = dataplanes_killed(form, &[("NEBULA__MEDIA__SRTP", "required")], &phones, seen);
+    seen.expect(rollovers > 0, || "no rollover counter went on".to_owned());
+    seen.note(format!("suites {srtp}, {rollovers} rollover counters went on"));
+}
+
+/// Either, with a system and phones that were told so; how often phones heard a rollover counter go on.
+fn dataplanes_killed(form: &Form, environment: &[(&str, &str)], phones: &[&str], seen: &mut Seen) -> u64 {
+    let mut system = System::start_with(environment);
+    let mut trial = Trial::begin_with(form, &[system.sip()], phones, seen);
     let echoes = trial.form.calls.div_ceil(10);
     trial.place_at(echoes, "*43");
     let before = system.metric("nebula_dataplane_restarts_total");
@@ -93,6 +123,7 @@ pub fn dataplane_killed(form: &Form, seen: &mut Seen) {
     }
     trial.finish(|n| system.wait_for_cdrs(n, RECORDS_DEADLINE));
     tell_log(seen, || system.log());
+    continuity.rollovers
 }
 
 /// Control frozen: the dataplane hears nothing of it, and it nothing of the dataplane.
