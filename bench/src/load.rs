@@ -48,6 +48,8 @@ pub struct Load {
     phones: Vec<Phone>,
     epoll: OwnedFd,
     begun: Instant,
+    /// When the present run began, after `begun`: what was sent before it is not of it.
+    run_begun_ns: u64,
 }
 
 /// What came of a run.
@@ -93,7 +95,7 @@ impl Load {
                 phones.push(Phone { socket, ssrc, hears, index: 0, sessions });
             }
         }
-        Ok(Self { phones, epoll, begun: Instant::now() })
+        Ok(Self { phones, epoll, begun: Instant::now(), run_begun_ns: 0 })
     }
 
     /// Speaks for a while and listens a little longer.
@@ -103,6 +105,7 @@ impl Load {
         let mut events = Vec::with_capacity(1024);
         let phases = duration.as_micros().div_ceil(PHASE.as_micros()) as u32;
         let start = Instant::now();
+        self.run_begun_ns = self.begun.elapsed().as_nanos() as u64;
         for phase in 0..phases {
             let due = start + PHASE * phase;
             self.listen_until(due, &mut events, &mut outcome)?;
@@ -161,6 +164,7 @@ impl Load {
         let mut packet = [0; 2048];
         while let Ok(length) = self.phones[index].socket.recv(&mut packet) {
             match self.sent_ns(index, &mut packet[..length]) {
+                Some(sent_ns) if sent_ns < self.run_begun_ns => {}
                 Some(sent_ns) => {
                     outcome.received += 1;
                     let latency_ns = (self.begun.elapsed().as_nanos() as u64).saturating_sub(sent_ns);

@@ -57,6 +57,21 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Enough for the sockets of 1,000 calls at phones and relays, many times over.
+const OPEN_FILES: u64 = 65_536;
+
+/// Lets this process, and those that it starts, have that many open files, or as many as the system allows.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= OPEN_FILES) {
+        return;
+    }
+    limit.current = Some(limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES)));
+    // Where it is refused, opening the sockets says so.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// How often neighbours are looked for.
 const PORT_TRIES: usize = 100;
 

@@ -1,12 +1,19 @@
 //! CPU per relayed packet, latency and memory per call: rtpengine in userspace, a bare epoll relay, and Nebula.
+//!
+//! Each relay is a process of its own with one thread for packets. The phones are one thread of this process (`load`), which sends
+//! and checks all packets; only the relay's CPU time is counted, as the scheduler counts it.
 
 #![forbid(unsafe_code)]
 
+mod draw;
+mod peers;
 mod relay;
+mod rows;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
+use nebula_bench::process::raise_file_limit;
 use nebula_ring::srtp::Suite;
 use relay::{Driver, Relay, Sample, Talk, measure, spread};
 use std::net::IpAddr;
@@ -23,6 +30,15 @@ struct Arguments {
 enum What {
     /// Measure all relays in turn.
     Compare(Compare),
+    /// Measure all that the relay promises against its peers, and hold it against the limits.
+    Peers(peers::Peers),
+    /// Draw the results that `peers` kept.
+    Draw {
+        /// What `peers` wrote.
+        json: PathBuf,
+        /// The drawing.
+        svg: PathBuf,
+    },
     /// Be the bare epoll relay (used by `compare`).
     Bare {
         /// Where to listen.
@@ -59,9 +75,12 @@ struct Compare {
 }
 
 fn main() -> Result<()> {
+    raise_file_limit();
     match Arguments::parse().command {
         What::Bare { ip } => nebula_bench::bare::serve(ip),
         What::Compare(arguments) => compare(&arguments),
+        What::Peers(arguments) => peers::run(&arguments),
+        What::Draw { json, svg } => peers::redraw(&json, &svg),
     }
 }
 

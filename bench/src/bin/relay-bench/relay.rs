@@ -181,9 +181,22 @@ impl Drop for BareRelay {
     }
 }
 
-/// Least, median and greatest of some values, at least one.
+/// Least, median and greatest of some values; there must be one.
 pub fn spread(values: &[f64]) -> (f64, f64, f64) {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
-    (values[0], values[values.len() / 2], values[values.len() - 1])
+    let last = values.len() - 1;
+    (values[0], f64::midpoint(values[last / 2], values[last.div_ceil(2)]), values[last])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
+        assert_eq!(spread(&[4.0, 1.0]), (1.0, 2.5, 4.0));
+        assert_eq!(spread(&[7.0]), (7.0, 7.0, 7.0));
+    }
 }
