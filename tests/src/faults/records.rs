@@ -2,7 +2,7 @@
 //!
 //! A phone cannot see the moment at which the system takes a call for answered or ended; it sees what comes before and
 //! after it. An answer lies between the called phone's 200 and its arrival at the caller; an end between a phone's BYE and
-//! its answer. A record is right if it lies between, give or take [`TOLERANCE_MS`].
+//! its answer. A record is right if it lies between, give or take `TOLERANCE_MS`.
 
 use super::Seen;
 use serde_json::Value;
