@@ -66,7 +66,11 @@ pub fn run(arguments: &Peers) -> Result<()> {
             eprint!("round {} of {times}, {}, {}{left}: ", round + 1, scene.name, relay.name());
             let sample = in_place(scene, *relay, Duration::from_secs(seconds), &arguments.dataplane)
                 .with_context(|| format!("{}, {}", scene.name, relay.name()))?;
-            eprintln!("{:.2} us a packet, {:.2} % lost", sample.cpu_us_per_packet, sample.loss * 100.0);
+            let (lost, phones) = (sample.loss * 100.0, sample.phones_cpu * 100.0);
+            eprintln!(
+                "{:.2} us a packet, {lost:.2} % lost, phones took {phones:.0} % of a core",
+                sample.cpu_us_per_packet
+            );
             measured[at].samples.push(sample);
         }
     }

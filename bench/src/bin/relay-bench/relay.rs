@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ports for rtpengine, apart from those that the kernel gives to sockets of its choice.
 const RTPENGINE_PORTS: (u16, u16) = (20_000, 29_999);
@@ -86,6 +86,8 @@ pub struct Sample {
     pub memory_kib_per_call: f64,
     /// The whole process's resident memory, by the calls.
     pub resident_kib_per_call: f64,
+    /// The share of a core that the phones took. Near 1 they are what is measured.
+    pub phones_cpu: f64,
 }
 
 /// Starts a relay, sets the calls up, lets them talk, and ends it.
@@ -125,9 +127,11 @@ fn run(
     let resident_before = resident_bytes(pid)?;
     let mut load = Load::new(calls, phone_ip, set_up)?;
     load.run(WARM_UP)?;
-    let before = cpu_time(pid)?;
+    let (before, phones_before, begun) = (cpu_time(pid)?, cpu_time(std::process::id())?, Instant::now());
     let Outcome { sent, received, wrong, latency_us } = load.run(duration)?;
     let cpu = cpu_time(pid)? - before;
+    let phones = cpu_time(std::process::id())? - phones_before;
+    let phones_cpu = phones.as_secs_f64() / begun.elapsed().as_secs_f64();
     if received == 0 {
         bail!("nothing came through, {wrong} packets came wrong");
     }
@@ -141,6 +145,7 @@ fn run(
         latency_p99_us: latency_us.value_at_quantile(0.99),
         memory_kib_per_call: kib_per_call(resident.saturating_sub(resident_before)),
         resident_kib_per_call: kib_per_call(resident),
+        phones_cpu,
     })
 }
 

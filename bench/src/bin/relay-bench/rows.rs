@@ -202,6 +202,7 @@ mod tests {
             latency_p99_us: 200,
             memory_kib_per_call: 10.0,
             resident_kib_per_call: 20.0,
+            phones_cpu: 0.5,
         };
         Measured { scene: scene.name, relay, samples: cpu.map(sample).into() }
     }
