@@ -71,10 +71,13 @@ pub fn binary(name: &str) -> PathBuf {
 /// installed): what is measured is what it does, not what else the host is busy with.
 pub fn favour(pid: i32) {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    for id in threads.filter_map(|thread| Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)) {
-        // Not allowed: then it shares the host like everybody.
-        rustix::process::setpriority_process(Some(id), FAVOURED).ok();
-    }
+    threads.filter_map(|thread| Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)).for_each(favour_thread);
+}
+
+/// The same for one thread.
+pub fn favour_thread(id: Pid) {
+    // Not allowed: then it shares the host like everybody.
+    rustix::process::setpriority_process(Some(id), FAVOURED).ok();
 }
 
 /// The nice value of those who are favoured.

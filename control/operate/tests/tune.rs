@@ -34,6 +34,8 @@ fn tree() -> tempfile::TempDir {
         ("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n"),
         ("sys/devices/system/clocksource/clocksource0/available_clocksource", "tsc hpet acpi_pm\n"),
         ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+        ("sys/bus/virtio/drivers/virtio_balloon/virtio0/features", "011001010000\n"),
+        ("sys/module/page_reporting/parameters/page_reporting_order", "11\n"),
         ("sys/class/net/eth0/queues/rx-0/rps_cpus", "0\n"),
         ("sys/class/net/eth0/device/vendor", "0x8086\n"),
     ]
@@ -101,6 +103,12 @@ fn each_fact_that_is_off_is_found_alone_with_its_reason_and_its_mend() {
             "transparent huge pages",
             "echo madvise",
         ),
+        (
+            "sys/module/page_reporting/parameters/page_reporting_order",
+            "9",
+            "memory given back to the host",
+            "echo 11 > /sys/module/page_reporting/parameters/page_reporting_order",
+        ),
         ("proc/sys/net/core/busy_poll", "50", "net.core.busy_poll", "sysctl -w net.core.busy_poll=0"),
         ("proc/sys/vm/swappiness", "60", "vm.swappiness", "sysctl -w vm.swappiness=1"),
         ("proc/sys/net/core/rmem_max", "212992", "net.core.rmem_max", "sysctl -w net.core.rmem_max=4194304"),
@@ -152,6 +160,14 @@ fn a_host_that_is_too_small_or_has_no_queues_is_told_so() {
     fs::remove_file(root.path().join("proc/sys/vm/swappiness")).unwrap();
     let [missing] = &findings(root.path(), "8-core")[..] else { panic!() };
     assert_eq!((missing.is.as_str(), missing.mend.file()), ("not there", None));
+}
+
+#[test]
+fn a_host_without_free_page_reporting_gives_nothing_back() {
+    let root = tree();
+    put(root.path(), "sys/module/page_reporting/parameters/page_reporting_order", "9");
+    put(root.path(), "sys/bus/virtio/drivers/virtio_balloon/virtio0/features", "011000010000");
+    assert_eq!(findings(root.path(), "8-core"), []);
 }
 
 fn read(root: &Path, path: &str) -> String {

@@ -31,6 +31,18 @@ impl Look {
         look
     }
 
+    /// How long one end has been hearing nothing of what its peer has said since. Each packet stands for `ptime_ns`, so that
+    /// a peer that was late itself makes no silence.
+    fn silent_ns(&self, end: usize, echoes: bool, ptime_ns: u64) -> u64 {
+        let (Some(heard), Some(peer)) = (self.heard[end], self.heard[if echoes { end } else { 1 - end }]) else {
+            return 0;
+        };
+        match heard.last.map(|last| peer.sent.saturating_sub(last + 1)) {
+            None | Some(0) => 0,
+            Some(missing) => heard.silent_ns.min((missing + 1) * ptime_ns),
+        }
+    }
+
     /// Packets that one end should have heard and hasn't, since the call's beginning.
     pub fn lost(&self, end: usize, echoes: bool) -> u64 {
         let (Some(heard), Some(peer)) = (self.heard[end], self.heard[if echoes { end } else { 1 - end }]) else {
@@ -79,6 +91,7 @@ struct Told {
     wrong: u64,
     gap_ms: f64,
     gap_over_unix_ms: f64,
+    call: usize,
     crossed: bool,
     ssrc_changes: u64,
     sequence_breaks: u64,
@@ -97,15 +110,15 @@ fn told(n: usize, end: usize, handle: &Handle, look: &Look, entry: &Flags, media
     let lost_in_all = handle.lost_at_end.unwrap_or_else(|| look.lost(end, entry.echoes));
     let lost = lost_in_all.saturating_sub(handle.lost_before);
     // A gap that isn't over yet, of a peer that should be heard.
-    let silent_ns = media.now_ns().saturating_sub(heard.last_ns);
-    let waits = look.live[end] && handle.lost_at_end.is_none() && heard.last.is_some();
+    let silent_ns = look.silent_ns(end, entry.echoes, media.ptime_ms() as u64 * 1_000_000);
+    let waits = look.live[end] && handle.lost_at_end.is_none();
     let (mut gap_ns, mut raw_ns, mut over_ns) = (heard.gap.ns, heard.gap.raw_ns, heard.gap.over_ns);
     if over_ns < handle.marked_ns {
         // Of a call that had ended before the mark: nothing measures it anew.
         (gap_ns, raw_ns) = (0, 0);
     }
     if waits && silent_ns > gap_ns {
-        (gap_ns, raw_ns, over_ns) = (silent_ns, silent_ns, media.now_ns());
+        (gap_ns, raw_ns, over_ns) = (silent_ns, silent_ns, heard.last_ns + silent_ns);
     }
     let expected = origins(n)[if entry.echoes { end } else { 1 - end }];
     let crossed = heard.origin.is_some_and(|origin| origin != expected);
@@ -148,6 +161,7 @@ fn told(n: usize, end: usize, handle: &Handle, look: &Look, entry: &Flags, media
         wrong: heard.wrong,
         gap_ms,
         gap_over_unix_ms,
+        call: n,
         crossed: crossed || is_up_and_deaf,
         ssrc_changes: heard.ssrc_changes,
         sequence_breaks: heard.sequence_breaks,
@@ -208,6 +222,10 @@ struct Sums {
     /// Without trickles.
     gap_ms: f64,
     gap_over_unix_ms: f64,
+    /// The call that had it.
+    gap_call: usize,
+    /// Whether its end that placed it.
+    gap_is_callers: bool,
     ssrc_changes: u64,
     sequence_breaks: u64,
     /// Under SRTP, not made with the peer's key.
@@ -261,6 +279,7 @@ impl Sums {
                 self.packets_lost += end.lost;
                 if end.gap_ms > self.gap_ms {
                     (self.gap_ms, self.gap_over_unix_ms) = (end.gap_ms, end.gap_over_unix_ms);
+                    (self.gap_call, self.gap_is_callers) = (end.call, end.is_caller);
                 }
             }
         }

@@ -29,6 +29,8 @@ pub struct Heard {
     pub gap: Gap,
     /// The last packet's arrival, nanoseconds since the start of the program.
     pub last_ns: u64,
+    /// How long it had heard nothing when somebody looked.
+    pub silent_ns: u64,
     /// How often the SSRC in the header became another.
     pub ssrc_changes: u64,
     /// How often the sequence number in the header did not go on as the packets did: it went back, or ahead by more than

@@ -150,8 +150,11 @@ impl Thread {
             Order::Hush { origin } => self.silence(origin),
             Order::Peek { origin, answer } => {
                 self.hear_all(origin);
-                if let Some(session) = self.sessions.get(&origin) {
-                    answer.send(session.ear.heard).ok();
+                let now_ns = self.terms.begun.elapsed().as_nanos() as u64;
+                if let Some(Session { ear, .. }) = self.sessions.get_mut(&origin) {
+                    // Here and not where it is told: that may be long after.
+                    ear.heard.silent_ns = now_ns.saturating_sub(ear.heard.last_ns);
+                    answer.send(ear.heard).ok();
                 }
             }
             Order::Mark { origin } => {

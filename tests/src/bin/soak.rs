@@ -48,7 +48,17 @@ fn main() -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(|| Form::short().seed);
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY);
-    table.set_header(["fault", "rounds", "lost", "gap ms", "first answer ms", "records", "off ms", "verdict"]);
+    table.set_header([
+        "fault",
+        "rounds",
+        "lost",
+        "gap ms",
+        "host ms",
+        "first answer ms",
+        "records",
+        "off ms",
+        "verdict",
+    ]);
     let mut good = true;
     for (at, row) in ROWS.iter().enumerate() {
         if !arguments.row.is_empty() && arguments.row.iter().all(|name| name != row.name) {
@@ -74,10 +84,11 @@ fn main() -> ExitCode {
     }
     println!("{} calls, packets of {} ms, seed {seed}", arguments.calls, arguments.ptime_ms);
     println!("{table}");
+    println!("host ms: the longest that the host kept a favoured bystander waiting; `nebula tune check` may say why");
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn cells(fault: &str, seen: &Seen) -> [String; 8] {
+fn cells(fault: &str, seen: &Seen) -> [String; 9] {
     let verdict = match seen.failures.first() {
         None => "as demanded".to_owned(),
         Some(first) => {
@@ -91,6 +102,7 @@ fn cells(fault: &str, seen: &Seen) -> [String; 8] {
         seen.rounds.to_string(),
         seen.packets_lost.to_string(),
         format!("{:.0}", seen.gap_ms),
+        format!("{:.0}", seen.host_stall_ms),
         seen.first_answer_ms.map_or("-".to_owned(), |ms| format!("{ms:.0}")),
         format!("{} of {}", seen.records.0, seen.records.1),
         format!("{:.1}", seen.record_off_ms),

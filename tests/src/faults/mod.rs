@@ -11,6 +11,7 @@ pub mod records;
 pub mod rows;
 pub mod servers;
 pub mod trial;
+mod witness;
 
 use dice::Dice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,6 +62,8 @@ pub struct Seen {
     pub packets_lost: u64,
     /// The longest that any of them was without a packet.
     pub gap_ms: f64,
+    /// The longest that the host kept a bystander waiting meanwhile.
+    pub host_stall_ms: f64,
     /// The worst time from the fault (or from its end, see the row) to the first BYE or re-INVITE that was answered.
     pub first_answer_ms: Option<f64>,
     /// Records found once, of calls that were answered.

@@ -2,6 +2,7 @@
 
 use super::dice::Dice;
 use super::hold::Hold;
+use super::witness::Witness;
 use super::{Form, Seen, records};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -61,6 +62,8 @@ pub struct Trial<'a> {
     echoes: HashSet<usize>,
     /// How many lines of each kind were looked at already.
     looked_at: usize,
+    /// How the host treats a bystander.
+    witness: Witness,
     /// What befell calls in set-up up to now: each is told once.
     disturbed: [u64; 3],
 }
@@ -79,7 +82,17 @@ impl<'a> Trial<'a> {
         let dice = super::dice(form);
         seen.setup_is_told = form.short;
         let (live, echoes) = (Vec::new(), HashSet::new());
-        let mut trial = Self { form: form.clone(), hold, seen, dice, live, echoes, looked_at: 0, disturbed: [0; 3] };
+        let mut trial = Self {
+            form: form.clone(),
+            hold,
+            seen,
+            dice,
+            live,
+            echoes,
+            looked_at: 0,
+            disturbed: [0; 3],
+            witness: Witness::start(),
+        };
         trial.place(form.calls);
         trial
     }
@@ -113,6 +126,7 @@ impl<'a> Trial<'a> {
     /// From here on losses and gaps count.
     pub fn mark(&mut self) {
         self.hold.run("mark", REQUEST_DEADLINE);
+        self.witness.worst_ms();
     }
 
     /// What was lost since the mark, and whether all calls are up; `gap_ms_max` none means that a gap is told, not judged.
@@ -126,10 +140,20 @@ impl<'a> Trial<'a> {
         let number = |key: &str| sums[key].as_u64().unwrap_or(u64::MAX);
         let gap_ms = sums["gap_ms"].as_f64().unwrap_or(f64::MAX);
         self.seen.gap_ms = self.seen.gap_ms.max(gap_ms);
+        let stall_ms = self.witness.worst_ms();
+        self.seen.host_stall_ms = self.seen.host_stall_ms.max(stall_ms);
         if let Some(most) = gap_ms_max {
             self.seen.packets_lost += number("packets_lost");
             self.seen.expect(number("packets_lost") == 0, || format!("{} packets lost", sums["packets_lost"]));
-            self.seen.expect(gap_ms <= most, || format!("a gap of {gap_ms:.0} ms, at most {most:.0} are allowed"));
+            self.seen.expect(gap_ms <= most, || {
+                let end = if sums["gap_is_callers"] == true { "caller" } else { "callee" };
+                let ago_ms = unix_ms() - sums["gap_over_unix_ms"].as_f64().unwrap_or(0.0);
+                let call = &sums["gap_call"];
+                format!(
+                    "a gap of {gap_ms:.0} ms, at most {most:.0} are allowed: {end} of call {call}, over {ago_ms:.0} ms ago; \
+                     the host kept a bystander waiting for up to {stall_ms:.0} ms"
+                )
+            });
         }
         for key in JUDGED {
             self.seen.expect(number(key) == 0, || format!("{key}: {}", sums[key]));

@@ -71,6 +71,9 @@ const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page
 const KERNEL_MIN: (u32, u32) = (6, 0);
 const CPU_FOLDER: &str = "/sys/devices/system/cpu";
 
+/// A power of two of pages that no free block reaches: 10 is the largest there is.
+const NO_ORDER: u32 = 11;
+
 /// Compares.
 pub fn check(host: &Host, profile: &Profile, sysctls: &[Sysctl]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -78,6 +81,7 @@ pub fn check(host: &Host, profile: &Profile, sysctls: &[Sysctl]) -> Vec<Finding>
     cores(host, profile, &mut findings);
     interrupts(host, profile, &mut findings);
     memory(host, profile, &mut findings);
+    free_page_reporting(host, &mut findings);
     network(host, profile, &mut findings);
     for sysctl in sysctls {
         findings.extend(sysctl_of(host, &sysctl.key, &sysctl.value, sysctl.is_minimum, &sysctl.reason));
@@ -184,6 +188,18 @@ fn memory(host: &Host, profile: &Profile, findings: &mut Vec<Finding>) {
     if let Some(is) = host.transparent_huge_pages.as_ref().filter(|is| *is != choice) {
         let path = "/sys/kernel/mm/transparent_hugepage/enabled".to_owned();
         findings.push(by_file("transparent huge pages".into(), is, choice, reason, path));
+    }
+}
+
+/// Where a virtual machine gives freed memory back to its host, pages beside it are unmapped as well and fetched one by one.
+fn free_page_reporting(host: &Host, findings: &mut Vec<Finding>) {
+    if let Some(order) = host.page_reporting_order.filter(|order| *order < NO_ORDER) {
+        let why = "Two seconds after a process has ended, the host takes its memory back, and every other process stalls \
+                   for up to 50 ms while its own pages come back. If this kernel refuses the value, turn it off in the \
+                   host (QEMU: free-page-reporting=off).";
+        let path = "/sys/module/page_reporting/parameters/page_reporting_order".to_owned();
+        let (is, wanted) = (format!("blocks of order {order}"), NO_ORDER.to_string());
+        findings.push(by_file("memory given back to the host".into(), is, &wanted, why, path));
     }
 }
 

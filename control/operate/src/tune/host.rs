@@ -28,6 +28,9 @@ pub struct Host {
     pub clocksources: Vec<String>,
     /// The choice in force.
     pub transparent_huge_pages: Option<String>,
+    /// The smallest free block, as a power of two of pages, that a virtual machine gives back to its host; none if it gives
+    /// nothing back.
+    pub page_reporting_order: Option<u32>,
     /// `major.minor`.
     pub kernel: Option<(u32, u32)>,
     /// Soft limits of the process; the hard one of open files, to which the dataplane helps itself.
@@ -58,6 +61,9 @@ pub struct Limits {
 /// Processes that are looked at for irqbalance, at most: a host with more has other worries.
 const PROCESSES_MAX: usize = 100_000;
 
+/// VIRTIO_BALLOON_F_REPORTING (virtio 1.2, 5.5.3).
+const BALLOON_REPORTING_BIT: usize = 5;
+
 impl Host {
     /// Reads what is under a root; limits are those of a process, or else of ourselves.
     pub fn read(root: &Path, pid: Option<u32>) -> std::io::Result<Self> {
@@ -78,6 +84,9 @@ impl Host {
                 .map(|all| all.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),
             transparent_huge_pages: text(&sys.join("kernel/mm/transparent_hugepage/enabled")).map(|all| chosen(&all)),
+            page_reporting_order: reports_free_pages(&sys.join("bus/virtio/drivers/virtio_balloon"))
+                .then(|| text(&sys.join("module/page_reporting/parameters/page_reporting_order"))?.parse().ok())
+                .flatten(),
             kernel: text(&proc.join("sys/kernel/osrelease")).and_then(|release| version(&release)),
             limits: limits(&fs::read_to_string(proc.join(process).join("limits"))?),
             queues: queues(&sys.join("class/net")),
@@ -104,6 +113,13 @@ fn single_blanks(text: &str) -> String {
 
 fn text(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// Whether a memory balloon has the feature: a device's `features` has a digit for each, the first one's first.
+fn reports_free_pages(driver: &Path) -> bool {
+    let devices = fs::read_dir(driver).into_iter().flatten().flatten();
+    let mut features = devices.filter_map(|device| text(&device.path().join("features")));
+    features.any(|bits| bits.as_bytes().get(BALLOON_REPORTING_BIT) == Some(&b'1'))
 }
 
 fn cores_in(path: &Path) -> Option<CoreSet> {
