@@ -19,8 +19,9 @@ pub const PACKETS_PER_SECOND: u64 = 50;
 
 const PHASES: usize = 20;
 const PHASE: Duration = Duration::from_millis(1);
-/// After the last packet, how long its companions may still be under way.
-const LINGER: Duration = Duration::from_millis(300);
+/// After the last packet, how long its companions may still be under way, and how often it is seen whether all are there.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_STEP: Duration = Duration::from_millis(10);
 
 /// What a phone is told when its call is set up.
 #[derive(Debug, Clone)]
@@ -98,7 +99,7 @@ impl Load {
         Ok(Self { phones, epoll, begun: Instant::now(), run_begun_ns: 0 })
     }
 
-    /// Speaks for a while and listens a little longer.
+    /// Speaks for a while and listens until all is there, or a little longer.
     pub fn run(&mut self, duration: Duration) -> Result<Outcome> {
         let mut outcome =
             Outcome { sent: 0, received: 0, wrong: 0, latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)? };
@@ -111,7 +112,10 @@ impl Load {
             self.listen_until(due, &mut events, &mut outcome)?;
             self.speak(phase as usize % PHASES, &mut outcome);
         }
-        self.listen_until(Instant::now() + LINGER, &mut events, &mut outcome)?;
+        let end = Instant::now() + LINGER_MAX;
+        while outcome.received + outcome.wrong < outcome.sent && Instant::now() < end {
+            self.listen_until(Instant::now() + LINGER_STEP, &mut events, &mut outcome)?;
+        }
         Ok(outcome)
     }
 

@@ -9,9 +9,10 @@ use std::fmt::Write;
 const WIDTH: f64 = 980.0;
 const HEAD: f64 = 58.0;
 const ROW: f64 = 72.0;
-/// Where bars begin, and how long the longest is.
+/// Where bars begin, how long the longest is, and where figures stand.
 const LEFT: f64 = 260.0;
 const LONGEST: f64 = 480.0;
+const FIGURES: f64 = LEFT + LONGEST + 20.0;
 const BAR: f64 = 14.0;
 
 const OURS: &str = "#2b6ca3";
@@ -59,17 +60,18 @@ fn bar(out: &mut String, top: f64, series: &Series, unit: &str, color: &str, sca
     {
         line(out, part, "stroke=\"#222\"");
     }
-    text(out, to + 8.0, middle + 4.0, "fill=\"#333\"", &format!("{} {unit}", figures(series)));
+    text(out, FIGURES, middle + 4.0, "fill=\"#333\"", &format!("{} {unit}", figures(series)));
 }
 
-/// From a row's values to places: its greatest whisker is the longest.
+/// From a row's values to places: its greatest whisker, or its limit, is as long as the longest bar.
 struct Scale {
     per_value: f64,
 }
 
 impl Scale {
     fn of(row: &Row) -> Scale {
-        let greatest = spread(&row.ours.values).2.max(spread(&row.peer.values).2);
+        let peer = spread(&row.peer.values);
+        let greatest = spread(&row.ours.values).2.max(peer.2).max(peer.1 * row.limit.ratio());
         // A row of zeros has no bars.
         Scale { per_value: if greatest > 0.0 { LONGEST / greatest } else { 0.0 } }
     }

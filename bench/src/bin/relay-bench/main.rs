@@ -20,7 +20,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+// What `bench/run` says is overridden by what its caller says after it.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     command: What,
