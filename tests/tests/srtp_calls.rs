@@ -1,9 +1,13 @@
 //! Calls under SRTP between phones that protect with another implementation than the system's: every suite, two suites in one
-//! call, one phone that protects and one that does not, and rollover counters.
+//! call, one phone that protects and one that does not, rollover counters, and new keys.
 
+use nebula_tests::faults::hold::Hold;
 use nebula_tests::load::load;
 use nebula_tests::system::System;
+use nebula_tests::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Two calls with this `--srtp`, and more arguments of `nebula-load call`'s: all that was said must be heard.
 fn calls(system: &System, srtp: &str, arguments: &str) -> Value {
@@ -74,6 +78,71 @@ fn over_a_rollover_of_sequence_numbers() {
     for suites in ["AEAD_AES_128_GCM,off", "off,AES_CM_128_HMAC_SHA1_80"] {
         assert_eq!(calls(&system, suites, numbers)["rollovers"], 2, "{suites}");
     }
+}
+
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Three calls, each phone with a suite of its own.
+fn talk(system: &System) -> Hold {
+    let mut hold = Hold::start(&[system.sip()], &["--srtp", "AEAD_AES_128_GCM,AES_CM_128_HMAC_SHA1_80"]);
+    assert_eq!(hold.run("place 3 20", DEADLINE)["answered"], 3);
+    hold
+}
+
+/// All phones of an end take new keys, and then their six ends hear each other for half a second.
+fn rekey(hold: &mut Hold, end: &str) {
+    let done = hold.run(&format!("rekey all {end}"), DEADLINE);
+    assert_eq!((&done["asked"], &done["good"]), (&3.into(), &3.into()), "{end}: {done}");
+    hear_more(hold);
+}
+
+fn hear_more(hold: &mut Hold) {
+    let received = |hold: &mut Hold| hold.run("sums", DEADLINE)["packets_received"].as_u64().expect("a count");
+    let before = received(hold);
+    wait_for("packets under these keys", DEADLINE, || (received(hold) >= before + 150).then_some(()));
+}
+
+fn are_zero(hold: &mut Hold, keys: &[&str]) {
+    let sums = hold.run("sums", DEADLINE);
+    for key in keys {
+        assert_eq!(sums[key], 0, "{key}: {sums:#}");
+    }
+}
+
+#[test]
+fn with_new_keys_while_they_talk() {
+    let system = start("required");
+    let mut hold = talk(&system);
+    for end in ["caller", "callee", "caller"] {
+        rekey(&mut hold, end);
+    }
+    assert_eq!(hold.run("bye all caller", DEADLINE)["good"], 3);
+    are_zero(&mut hold, &["packets_lost", "packets_wrong", "packets_unauthentic", "indices_reused", "crossed"]);
+    // Only phones took new ones.
+    are_zero(&mut hold, &["keys_changed", "media_moved"]);
+}
+
+#[test]
+fn new_keys_outlive_the_dataplane() {
+    let mut system = start("required");
+    let mut hold = talk(&system);
+    rekey(&mut hold, "caller");
+    rekey(&mut hold, "callee");
+    let dataplane = system.dataplane_pid();
+    kill_process(Pid::from_raw(dataplane).expect("a pid"), Signal::KILL).expect("killed");
+    wait_for("another dataplane", DEADLINE, || {
+        system.refresh();
+        system.dataplane().filter(|pid| *pid != dataplane)
+    });
+    hear_more(&mut hold);
+    // From here on nothing is lost any more, at any end.
+    hold.run("mark", DEADLINE);
+    rekey(&mut hold, "caller");
+    are_zero(
+        &mut hold,
+        &["packets_lost", "packets_wrong", "packets_unauthentic", "indices_reused", "crossed", "keys_changed"],
+    );
+    are_zero(&mut hold, &["ssrc_changes", "media_moved", "hung_up_by_system"]);
 }
 
 #[test]

@@ -53,12 +53,15 @@ pub enum Command {
         /// Whom.
         number: Option<String>,
     },
-    /// `reinvite CALLS END`: a re-INVITE from that end of each.
+    /// `reinvite CALLS END`: a re-INVITE from that end of each; `rekey CALLS END`: one with a new key for what it sends, if it
+    /// protects.
     Reinvite {
         /// Which.
         calls: Calls,
         /// From where.
         end: End,
+        /// With a new key.
+        rekey: bool,
     },
     /// `bye CALLS END [RATE]`: that end hangs up.
     Bye {
@@ -87,8 +90,8 @@ impl Command {
     pub fn read(line: &str) -> Result<Self, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let wrong = || {
-            "known are: place N RATE [NUMBER], trickle N RATE TALK_S [NUMBER], reinvite CALLS caller|callee, bye CALLS \
-             caller|callee [RATE], mark, report, sums, end; CALLS is all or such as 0-4,9"
+            "known are: place N RATE [NUMBER], trickle N RATE TALK_S [NUMBER], reinvite CALLS caller|callee, rekey \
+             CALLS caller|callee, bye CALLS caller|callee [RATE], mark, report, sums, end; CALLS is all or such as 0-4,9"
                 .to_owned()
         };
         let number = |at: usize| words.get(at).map(|word| (*word).to_owned());
@@ -101,7 +104,10 @@ impl Command {
                     Some(Command::Trickle { calls: calls?, rate: rate?, talk, number: number(4) })
                 })
             }
-            ["reinvite", calls, end] => list(calls).zip(side(end)).map(|(calls, end)| Command::Reinvite { calls, end }),
+            [what @ ("reinvite" | "rekey"), calls, end] => {
+                let rekey = *what == "rekey";
+                list(calls).zip(side(end)).map(|(calls, end)| Command::Reinvite { calls, end, rekey })
+            }
             ["bye", calls, end] => {
                 list(calls).zip(side(end)).map(|(calls, end)| Command::Bye { calls, end, rate: AT_ONCE })
             }
@@ -159,7 +165,9 @@ mod tests {
         );
         let calls = Calls::These(vec![0, 1, 2, 9]);
         assert_eq!(read("bye 0-2,9 callee"), Ok(Command::Bye { calls, end: End::Callee, rate: AT_ONCE }));
-        assert_eq!(read("reinvite all caller"), Ok(Command::Reinvite { calls: Calls::All, end: End::Caller }));
+        let all = |end, rekey| Ok(Command::Reinvite { calls: Calls::All, end, rekey });
+        assert_eq!(read("reinvite all caller"), all(End::Caller, false));
+        assert_eq!(read("rekey all callee"), all(End::Callee, true));
         for line in ["", "place", "place 5 0", "place x 1", "bye 1 nobody", "reinvite 3-x caller", "marks"] {
             assert!(read(line).is_err(), "{line:?}");
         }

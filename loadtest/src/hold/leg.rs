@@ -30,7 +30,12 @@ pub const ORDERS_MAX: usize = 16;
 /// What the driver asks of a leg, and who wants to know what came of it.
 pub enum Order {
     /// A re-INVITE.
-    Reinvite(oneshot::Sender<Outcome>),
+    Reinvite {
+        /// With a new key for what we send.
+        rekey: bool,
+        /// Who asks.
+        answer: oneshot::Sender<Outcome>,
+    },
     /// A BYE.
     Bye(oneshot::Sender<Outcome>),
 }
@@ -236,8 +241,11 @@ impl Running {
         match order {
             // Who asks is told by the answer that never comes.
             _ if stage != Stage::Up => Ok(()),
-            Order::Reinvite(answer) => {
+            Order::Reinvite { rekey, answer } => {
                 self.version += 1;
+                if rekey {
+                    self.leg.keys.renew();
+                }
                 let offer = self.description();
                 self.request(Method::Invite, Purpose::Reinvite, Some(answer), Vec::new(), &offer).await
             }
@@ -324,7 +332,7 @@ impl Running {
                 self.end(None).await;
             }
             (Purpose::Reinvite, Some(answer)) if code < 300 => self.settled(&answer.body, Step::Answer)?,
-            (Purpose::Reinvite, _) => {}
+            (Purpose::Reinvite, _) => self.leg.keys.keep(),
             (Purpose::Bye, _) => {
                 let ended = Ended { by_us: true, unix_ms: outcome.sent_unix_ms, outcome: Some(outcome) };
                 self.end(Some(ended)).await;
@@ -436,6 +444,9 @@ impl Running {
         }
         if self.leg.keys.hear(sdp, step)? {
             edit(&self.leg.record, |record| record.keys_changed += 1);
+        }
+        if let (Some(key), Some(media)) = (self.leg.keys.renewed(), &self.media) {
+            media.rekey(key);
         }
         Ok(())
     }

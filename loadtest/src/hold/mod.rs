@@ -131,6 +131,15 @@ impl Board {
     }
 }
 
+/// What ends are asked for.
+#[derive(Clone, Copy)]
+enum Wish {
+    /// A re-INVITE, with a new key or the one of before.
+    Change { rekey: bool },
+    /// A BYE.
+    End,
+}
+
 /// What all tasks share.
 struct Run {
     board: Board,
@@ -215,8 +224,8 @@ impl Run {
         match command {
             Command::Place { calls, rate, number } => self.place_all(calls, rate, number, None).await,
             Command::Trickle { calls, rate, talk, number } => self.place_all(calls, rate, number, Some(talk)).await,
-            Command::Reinvite { calls, end } => self.ask_all(calls, end, None).await,
-            Command::Bye { calls, end, rate } => self.ask_all(calls, end, Some(rate)).await,
+            Command::Reinvite { calls, end, rekey } => self.ask_all(calls, end, Wish::Change { rekey }, None).await,
+            Command::Bye { calls, end, rate } => self.ask_all(calls, end, Wish::End, Some(rate)).await,
             Command::Mark => self.mark().await,
             Command::Report => report::report(&self.board, &self.media, true).await,
             Command::Sums => report::report(&self.board, &self.media, false).await,
@@ -274,7 +283,7 @@ impl Run {
         say(&json!({ "event": "call", "n": n, "trickled": talk.is_some(), "outcome": outcome }));
         if let (Some(talk), 200) = (talk, outcome.code) {
             sleep(talk).await;
-            self.ask(n, End::Caller, true).await;
+            self.ask(n, End::Caller, Wish::End).await;
         }
         outcome
     }
@@ -304,19 +313,19 @@ impl Run {
         Ok(())
     }
 
-    /// Asks every one, at a rate for BYE and at once for re-INVITE.
-    async fn ask_all(self: &Arc<Self>, calls: Calls, end: End, bye_rate: Option<f64>) -> Value {
+    /// Asks every one, at a rate or at once.
+    async fn ask_all(self: &Arc<Self>, calls: Calls, end: End, wish: Wish, rate: Option<f64>) -> Value {
         let calls = match calls {
             Calls::All => self.board.up(),
             Calls::These(calls) => calls,
         };
-        let (start, pause) =
-            (Instant::now(), bye_rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)));
+        let pause = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
+        let start = Instant::now();
         let mut asking = JoinSet::new();
         for (at, n) in calls.iter().copied().enumerate() {
             sleep_until(start + pause * at as u32).await;
             let run = self.clone();
-            asking.spawn(async move { run.ask(n, end, bye_rate.is_some()).await });
+            asking.spawn(async move { run.ask(n, end, wish).await });
         }
         let outcomes = asking.join_all().await;
         let good = outcomes.iter().filter(|outcome| outcome.code == 200).count();
@@ -324,7 +333,8 @@ impl Run {
     }
 
     /// One re-INVITE or BYE.
-    async fn ask(&self, n: usize, end: End, is_bye: bool) -> Outcome {
+    async fn ask(&self, n: usize, end: End, wish: Wish) -> Outcome {
+        let is_bye = matches!(wish, Wish::End);
         let outcome = match self.board.end_of(n, end) {
             Some(handle) => {
                 if is_bye {
@@ -333,7 +343,10 @@ impl Run {
                     self.seal(n).await;
                 }
                 let (answer, answered) = oneshot::channel();
-                let order = if is_bye { Order::Bye(answer) } else { Order::Reinvite(answer) };
+                let order = match wish {
+                    Wish::Change { rekey } => Order::Reinvite { rekey, answer },
+                    Wish::End => Order::Bye(answer),
+                };
                 match handle.orders.send(order).await {
                     Ok(()) => answered.await.unwrap_or_else(|_| Outcome::none()),
                     Err(_) => Outcome::none(),

@@ -13,7 +13,7 @@ pub use ear::Heard;
 pub use numbers::Numbering;
 pub use payload::{PTIME_MS_MAX, source};
 
-use crate::srtp::Secure;
+use crate::srtp::{Master, Secure};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -152,6 +152,11 @@ impl Session {
             self.probe.order(thread::Order::Start { origin, socket, numbers, secure });
         }
         Ok(())
+    }
+
+    /// What it says from now on is protected with another key.
+    pub fn rekey(&self, key: Master) {
+        self.probe.order(thread::Order::Rekey { origin: self.probe.origin, key });
     }
 
     /// Looks into it from elsewhere.

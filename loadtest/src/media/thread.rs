@@ -4,7 +4,7 @@ use super::ear::{Ear, Heard};
 use super::numbers::Numbers;
 use super::payload::{PACKET_BYTES_MAX, Packet, packet_bytes, source};
 use super::{Terms, delays};
-use crate::srtp::{Bad, Secure};
+use crate::srtp::{Bad, Master, Secure};
 use hdrhistogram::Histogram;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
@@ -37,6 +37,13 @@ pub(super) enum Order {
         numbers: Numbers,
         /// What protects them.
         secure: Option<Box<Secure>>,
+    },
+    /// Protect with another key.
+    Rekey {
+        /// The session.
+        origin: u32,
+        /// The key.
+        key: Master,
     },
     /// Only listen.
     Hush {
@@ -148,6 +155,12 @@ impl Thread {
             }
             Order::Finish { .. } => {}
             Order::Hush { origin } => self.silence(origin),
+            Order::Rekey { origin, key } => {
+                let secure = self.sessions.get_mut(&origin).and_then(|session| session.secure.as_mut());
+                if let Some(Err(e)) = secure.map(|secure| secure.renew(&key)) {
+                    eprintln!("nebula-load: cannot take another key: {e}");
+                }
+            }
             Order::Peek { origin, answer } => {
                 self.hear_all(origin);
                 let now_ns = self.terms.begun.elapsed().as_nanos() as u64;

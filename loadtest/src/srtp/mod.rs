@@ -9,7 +9,7 @@ mod indices;
 mod sdes;
 mod secure;
 
-pub use sdes::{Exchange, Step, Terms};
+pub use sdes::{Exchange, Master, Step, Terms};
 pub use secure::{Bad, Secure};
 
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! A phone's side of the exchange of keys by `a=crypto` (RFC 4568). Each phone has one suite and one key, which it keeps as long
-//! as its call lasts.
+//! A phone's side of the exchange of keys by `a=crypto` (RFC 4568). Each phone has one suite, and a key that it keeps until it is
+//! asked to offer another one.
 
 use super::{Secure, Suite};
 use crate::sip::Failure;
@@ -71,6 +71,10 @@ pub struct Exchange {
 
 struct Own {
     master: Master,
+    /// The one that is offered in its place, until the answer.
+    offered: Option<Master>,
+    /// It has taken that place, and packets have not heard of it.
+    is_new: bool,
     tag: u32,
     profile: &'static str,
 }
@@ -87,16 +91,44 @@ pub enum Step {
 impl Exchange {
     /// Of a phone that protects with this suite, or that doesn't.
     pub fn new(suite: Option<Suite>) -> Self {
-        let own = suite.map(|suite| Own { master: Master::random(suite), tag: TAG, profile: SECURE });
+        let own = suite.map(|suite| Own {
+            master: Master::random(suite),
+            offered: None,
+            is_new: false,
+            tag: TAG,
+            profile: SECURE,
+        });
         Self { own, peer: None }
     }
 
     /// For our next description.
     pub fn terms(&self) -> Terms {
         match &self.own {
-            Some(own) => Terms { profile: own.profile, line: own.master.write(own.tag) },
+            Some(own) => {
+                Terms { profile: own.profile, line: own.offered.as_ref().unwrap_or(&own.master).write(own.tag) }
+            }
             None => Terms { profile: PLAIN, line: String::new() },
         }
+    }
+
+    /// Our next offer has another key. Nothing of a phone without protection.
+    pub fn renew(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.offered = Some(Master::random(own.master.suite));
+        }
+    }
+
+    /// That offer was refused.
+    pub fn keep(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.offered = None;
+        }
+    }
+
+    /// The key for what we send from now on, once, if it has become another one.
+    pub fn renewed(&mut self) -> Option<Master> {
+        let own = self.own.as_mut()?;
+        std::mem::take(&mut own.is_new).then(|| own.master.clone())
     }
 
     /// Takes the peer's description; whether its key has become another one.
@@ -123,6 +155,9 @@ impl Exchange {
         // Section 5.1.2: an answer has the offer's profile, which is RTP/AVP where protection may be declined.
         own.profile = if profile == Some(SECURE) { SECURE } else { PLAIN };
         own.tag = tag;
+        if let Some(offered) = own.offered.take_if(|_| step == Step::Answer) {
+            (own.master, own.is_new) = (offered, true);
+        }
         let changed = self.peer.as_ref().is_some_and(|before| *before != master);
         self.peer = Some(master);
         Ok(changed)
@@ -167,6 +202,17 @@ mod tests {
         assert_eq!(a.hear(answer.as_bytes(), Step::Offer), Ok(false));
         let other = sdp(&Exchange::new(Some(Suite::Gcm256)));
         assert_eq!(a.hear(&other, Step::Offer), Ok(true));
+        // A key that is offered holds from its answer on.
+        let keys =
+            |a: &mut Exchange, step| a.hear(answer.as_bytes(), step).map(|_| a.renewed().map(|key| key.write(TAG)));
+        a.renew();
+        let offered = a.terms().line;
+        assert_eq!(keys(&mut a, Step::Offer), Ok(None));
+        assert_eq!(keys(&mut a, Step::Answer), Ok(Some(offered.clone())));
+        assert_eq!(keys(&mut a, Step::Answer), Ok(None));
+        a.renew();
+        a.keep();
+        assert_eq!(a.terms().line, offered);
         let own = sdp(&a);
         assert_eq!(a.hear(&own, Step::Offer), Err(Failure::Crypto("our own key came back")));
     }

@@ -40,6 +40,13 @@ impl Secure {
         Ok(Self { out: own.context()?, heard: peer.context()?, tag_bytes, sources: Vec::new() })
     }
 
+    /// Protects with another key from now on. `webrtc-srtp` begins it in the first cycle of sequence numbers, so this is for sources that
+    /// have not wrapped.
+    pub fn renew(&mut self, own: &Master) -> Result<(), webrtc_srtp::Error> {
+        self.out = own.context()?;
+        Ok(())
+    }
+
     /// SRTP of an RTP packet; nothing once a key is used up.
     pub fn protect(&mut self, packet: &[u8]) -> Option<impl AsRef<[u8]> + use<>> {
         self.out.encrypt_rtp(packet).ok()
