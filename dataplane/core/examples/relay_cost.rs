@@ -26,9 +26,6 @@ impl Driver for Nothing {
     fn close(&mut self, _: Socket) {}
     fn connect(&mut self, _: Socket, _: SocketAddr) {}
     fn disconnect(&mut self, _: Socket) {}
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        black_box((from, to));
-    }
     fn send(&mut self, _: Socket, _: SocketAddr, _: &[u8]) {}
 }
 
@@ -82,7 +79,8 @@ fn main() {
         let generation = Generation(stream + 1);
         let socket = Socket { stream: StreamIndex(stream), generation, component: Component::Rtp };
         let source = (round == 0).then(|| remote(stream));
-        engine.receive(now, socket, source, &mut Datagram::whole(black_box(&mut packet)), &mut Nothing, &mut events);
+        let mut datagram = Datagram::whole(black_box(&mut packet));
+        black_box(engine.receive(now, socket, source, &mut datagram, &mut Nothing, &mut events));
         if stream % 64 == 63 {
             engine.tick(now, &mut Nothing, &mut events);
             engine.for_each_dirty(|index, view| {

@@ -5,7 +5,9 @@ use crate::driver::{Component, Driver, OpenError, Socket, StreamIndex, bindable}
 use crate::egress::echo::Echo;
 use crate::egress::protect;
 use crate::egress::report::Reporter;
+use crate::engine::EventSink;
 use crate::limits::RTCP_BYTES_MAX;
+use crate::outlet::Outlet;
 use crate::record;
 use crate::stream::{Stream, expectation};
 use crate::table::Table;
@@ -17,14 +19,19 @@ use nebula_ring::table::StreamRecord;
 use std::net::SocketAddr;
 
 /// Carries out one command.
-pub(crate) fn apply(table: &mut Table, now: Nanos, command: &Command, driver: &mut impl Driver) -> Result<(), Reason> {
+pub(crate) fn apply(
+    table: &mut Table,
+    now: Nanos,
+    command: &Command,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
+) -> Result<(), Reason> {
     match command {
-        Command::CreateStream { id, config } => create_stream(table, now, *id, config, None, driver),
-        Command::ResumeStream { id, config, record } => create_stream(table, now, *id, config, Some(record), driver),
-        Command::UpdateStream { id, config } => update_stream(table, now, *id, config, driver),
-        Command::DestroyStream { id } => destroy_stream(table, now, *id, driver),
-        Command::CreateBridge { a, b } => create_bridge(table, now, *a, *b, driver),
-        Command::DestroyBridge { a, b } => destroy_bridge(table, now, *a, *b, driver),
+        Command::CreateStream { id, config } => create_stream(table, now, *id, config, None, out),
+        Command::ResumeStream { id, config, record } => create_stream(table, now, *id, config, Some(record), out),
+        Command::UpdateStream { id, config } => update_stream(table, now, *id, config, out),
+        Command::DestroyStream { id } => destroy_stream(table, now, *id, out),
+        Command::CreateBridge { a, b } => create_bridge(table, now, *a, *b, out),
+        Command::DestroyBridge { a, b } => destroy_bridge(table, now, *a, *b, out),
         // Between engines: their workers' affair.
         Command::MigrateStream { .. } => Err(Reason::Invalid),
     }
@@ -36,7 +43,7 @@ fn create_stream(
     id: StreamId,
     config: &StreamConfig,
     record: Option<&StreamRecord>,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<(), Reason> {
     check(id, config)?;
     if record.is_some_and(|record| !fits(record, id, config)) {
@@ -51,23 +58,24 @@ fn create_stream(
         record::resume(&mut stream, now, record);
     }
     let rtp = stream.socket(index, Component::Rtp);
-    driver.open(rtp, SocketAddr::new(config.local_ip, config.rtp_port)).map_err(refused)?;
+    out.driver.open(rtp, SocketAddr::new(config.local_ip, config.rtp_port)).map_err(refused)?;
     if !stream.muxed() {
         let rtcp = stream.socket(index, Component::Rtcp);
-        if let Err(error) = driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)) {
-            driver.close(rtp);
+        if let Err(error) = out.driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)) {
+            out.driver.close(rtp);
             return Err(refused(error));
         }
     }
     for (socket, peer) in record::known_peers(&stream, index).into_iter().flatten() {
-        driver.connect(socket, peer);
+        out.driver.connect(socket, peer);
     }
     table.occupy(index, stream);
     secure(table, now, index, config);
     if let (Some(safe), Some(record)) = (table[index].safe, record) {
         table.vault.keys_mut(safe).resume(record);
     }
-    settle(table, now, index, driver);
+    show_keys(table, index, out);
+    settle(table, now, index, out);
     Ok(())
 }
 
@@ -76,7 +84,7 @@ fn update_stream(
     now: Nanos,
     id: StreamId,
     config: &StreamConfig,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<(), Reason> {
     check(id, config)?;
     let index = table.find(id).ok_or(Reason::UnknownStream)?;
@@ -92,11 +100,11 @@ fn update_stream(
     }
     let (rtp, rtcp) = (stream.socket(index, Component::Rtp), stream.socket(index, Component::Rtcp));
     if was_muxed && !muxed {
-        driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)).map_err(refused)?;
+        out.driver.open(rtcp, SocketAddr::new(config.local_ip, config.rtcp_port)).map_err(refused)?;
     }
     // Nothing fails from here on.
     if config.ssrc != before.ssrc {
-        leave(table, now, index, driver);
+        leave(table, now, index, out);
         table[index].echo = Echo::new(config.ssrc);
     }
     secure(table, now, index, config);
@@ -107,43 +115,54 @@ fn update_stream(
     stream.config = config.clone();
     stream.aim();
     if reopened.rtp {
-        driver.disconnect(rtp);
+        out.driver.disconnect(rtp);
     }
     if !was_muxed && muxed {
-        driver.close(rtcp);
+        out.driver.close(rtcp);
     } else if reopened.rtcp {
-        driver.disconnect(rtcp);
+        out.driver.disconnect(rtcp);
     }
     if reopened.known || expected_anew {
         stream.silent_since = now;
         stream.timed_out = false;
     }
-    settle(table, now, index, driver);
+    show_keys(table, index, out);
+    settle(table, now, index, out);
     Ok(())
 }
 
-fn destroy_stream(table: &mut Table, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+fn destroy_stream(
+    table: &mut Table,
+    now: Nanos,
+    id: StreamId,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
+) -> Result<(), Reason> {
     let index = table.find(id).ok_or(Reason::UnknownStream)?;
     let peer = part(table, index);
-    leave(table, now, index, driver);
+    leave(table, now, index, out);
     let stream = &mut table[index];
     let sockets: [Option<Socket>; 2] =
         [Some(stream.socket(index, Component::Rtp)), (!stream.muxed()).then(|| stream.socket(index, Component::Rtcp))];
-    sockets.into_iter().flatten().for_each(|socket| driver.close(socket));
+    sockets.into_iter().flatten().for_each(|socket| out.driver.close(socket));
     let safe = stream.safe.take();
     table.vault.empty(safe);
     table.release(index);
     if let Some(peer) = peer {
-        settle(table, now, peer, driver);
+        settle(table, now, peer, out);
     }
     Ok(())
 }
 
 /// Ends a stream here that goes on elsewhere: without a BYE.
-pub(crate) fn hand_over(table: &mut Table, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+pub(crate) fn hand_over(
+    table: &mut Table,
+    now: Nanos,
+    id: StreamId,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
+) -> Result<(), Reason> {
     let index = table.find(id).ok_or(Reason::UnknownStream)?;
     table[index].reporter = None;
-    destroy_stream(table, now, id, driver)
+    destroy_stream(table, now, id, out)
 }
 
 fn create_bridge(
@@ -151,7 +170,7 @@ fn create_bridge(
     now: Nanos,
     a: StreamId,
     b: StreamId,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<(), Reason> {
     if a == b {
         return Err(Reason::Invalid);
@@ -167,7 +186,7 @@ fn create_bridge(
         table[one].expect_anew(now);
     }
     for index in [Some(a_index), Some(b_index), former[0], former[1]].into_iter().flatten() {
-        settle(table, now, index, driver);
+        settle(table, now, index, out);
     }
     Ok(())
 }
@@ -177,14 +196,14 @@ fn destroy_bridge(
     now: Nanos,
     a: StreamId,
     b: StreamId,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<(), Reason> {
     let a_index = table.find(a).ok_or(Reason::UnknownStream)?;
     let b_index = table.find(b).ok_or(Reason::UnknownStream)?;
     if table[a_index].peer == Some(b_index) {
         part(table, a_index);
-        settle(table, now, a_index, driver);
-        settle(table, now, b_index, driver);
+        settle(table, now, a_index, out);
+        settle(table, now, b_index, out);
     }
     Ok(())
 }
@@ -199,10 +218,10 @@ fn part(table: &mut Table, index: StreamIndex) -> Option<StreamIndex> {
 }
 
 /// After any change: starts or ends our own reports, sets the timer, shows the stream anew.
-fn settle(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+fn settle(table: &mut Table, now: Nanos, index: StreamIndex, out: &mut Outlet<'_, impl Driver, impl EventSink>) {
     let stream = &mut table[index];
     if !stream.terminates() {
-        leave(table, now, index, driver);
+        leave(table, now, index, out);
     } else if stream.reporter.is_none() {
         stream.reporter = Some(Reporter::new(now, stream.config.ssrc));
     }
@@ -211,7 +230,7 @@ fn settle(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl D
 }
 
 /// Ends our own source with a BYE, if it was heard of.
-fn leave(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+fn leave(table: &mut Table, now: Nanos, index: StreamIndex, out: &mut Outlet<'_, impl Driver, impl EventSink>) {
     let stream = &mut table[index];
     let Some(mut reporter) = stream.reporter.take() else { return };
     if let Some(to) = stream.rtcp_to
@@ -219,7 +238,7 @@ fn leave(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Dr
     {
         let mut buffer = [0; RTCP_BYTES_MAX];
         let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), true, &mut buffer);
-        protect::send_report(table, index, to, packet, driver);
+        protect::send_report(table, index, to, packet, out);
     }
 }
 
@@ -228,12 +247,12 @@ pub(crate) fn collide(
     table: &mut Table,
     now: Nanos,
     index: StreamIndex,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<(), DropReason> {
     let echo = table[index].echo.after_collision().ok_or(DropReason::Loop)?;
-    leave(table, now, index, driver);
+    leave(table, now, index, out);
     table[index].echo = echo;
-    settle(table, now, index, driver);
+    settle(table, now, index, out);
     Ok(())
 }
 
@@ -241,9 +260,12 @@ pub(crate) fn collide(
 fn secure(table: &mut Table, now: Nanos, index: StreamIndex, config: &StreamConfig) {
     let safe = table[index].safe;
     table[index].safe = table.vault.keep(now, safe, config.srtp.as_ref());
+}
+
+/// From now on a successor knows which keys it goes on with.
+fn show_keys(table: &Table, index: StreamIndex, out: &mut Outlet<'_, impl Driver, impl EventSink>) {
     if table[index].safe.is_some() {
-        // From now on a successor knows which keys it goes on with.
-        table.press(index);
+        table.show(index, out.events);
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Socket {
     pub component: Component,
 }
 
-/// A packet as it lies in a driver's buffer, with room behind it: SRTP makes packets longer and shorter in place. Handed to
-/// `Engine::receive`; what it then holds is what `forward` sends.
+/// A packet as it lies in a driver's buffer, with room behind it: SRTP makes packets longer and shorter in place. What it
+/// holds when the engine has handled it is what is sent, if it is.
 #[derive(Debug)]
 pub struct Datagram<'a> {
     buffer: &'a mut [u8],
@@ -94,12 +94,51 @@ impl AsMut<[u8]> for Datagram<'_> {
     }
 }
 
+/// Where a packet that came in is to be sent: as it lies and as long as it is when the engine returns, without a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Through which socket: one of the other leg when the packet is relayed.
+    pub from: Socket,
+    /// To whom.
+    pub to: SocketAddr,
+}
+
+/// A packet that came in, as a driver hands it to `Engine::receive_many` together with others.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The socket it came in on.
+    pub socket: Socket,
+    /// Whom it came from; none when the driver has connected the socket.
+    pub source: Option<SocketAddr>,
+    /// What it carries.
+    pub packet: Datagram<'a>,
+    /// What the engine says of it.
+    pub forward: Option<Forward>,
+}
+
+impl<'a> Incoming<'a> {
+    /// One that was not handled yet.
+    #[inline]
+    pub fn new(socket: Socket, source: Option<SocketAddr>, packet: Datagram<'a>) -> Self {
+        Self { socket, source, packet, forward: None }
+    }
+}
+
+/// An empty place in a batch: a packet of nobody.
+impl Default for Incoming<'_> {
+    fn default() -> Self {
+        let socket =
+            Socket { stream: StreamIndex(u32::MAX), generation: Generation::default(), component: Component::Rtp };
+        Self::new(socket, None, Datagram::new(&mut [], 0))
+    }
+}
+
 /// What the engine asks of a driver. Called only from inside a turn; nothing blocks; packets leave at the turn's end.
 pub trait Driver {
     /// Binds a socket and starts to receive on it.
     fn open(&mut self, socket: Socket, local: SocketAddr) -> Result<(), OpenError>;
 
-    /// Closes it. What was handed to `forward` and `send` before still leaves (a BYE goes just ahead of this). What was
+    /// Closes it. What was handed to `send` or forwarded before still leaves (a BYE goes just ahead of this). What was
     /// received and not yet handed in may be dropped, or handed in late under the old generation.
     fn close(&mut self, socket: Socket);
 
@@ -112,10 +151,6 @@ pub trait Driver {
     /// Undoes `connect`: the latch has been opened anew. What came in under the old connection is handed in with its
     /// source, or not at all.
     fn disconnect(&mut self, socket: Socket);
-
-    /// Sends the packet that the engine is just handling, without copying it, as it stands when `receive` returns, with the
-    /// length it then has. At most once per packet. `from` is a socket of the other leg when it is relayed.
-    fn forward(&mut self, from: Socket, to: SocketAddr);
 
     /// Sends bytes of the engine's own making (RTCP). The driver copies them.
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]);

@@ -1,13 +1,16 @@
 //! A worker's engine: one call per input, each fully handled before the next.
 
 use crate::apply::{apply, collide, hand_over};
-use crate::driver::{Component, Datagram, Driver, Socket, StreamIndex};
+use crate::batch::{self, BATCH_MAX};
+use crate::driver::{Component, Datagram, Driver, Forward, Incoming, Socket, StreamIndex};
 use crate::egress::protect;
 use crate::egress::relay::{self, Fate};
 use crate::ingress::classify::{Kind, classify};
 use crate::ingress::latch::Verdict;
 use crate::ingress::unprotect;
 use crate::limits::{Limits, PACKET_BYTES_MAX, RTCP_BYTES_MAX, TIMERS_PER_TICK_MAX};
+use crate::outlet::Outlet;
+use crate::srtp::Foreseen;
 use crate::table::Table;
 use crate::time::Nanos;
 use crate::view::StreamView;
@@ -23,12 +26,19 @@ pub trait EventSink {
     /// a worker whose event ring is full holds back commands, and may drop the other two: both can be read from the
     /// stream table.
     fn push(&mut self, event: Event);
+
+    /// Writes a stream's record into the table at once: the packet that the driver is handed next takes an SRTP index that a
+    /// successor must not use again. Seldom: when a source begins, and once in `RTP_AHEAD` packets at the most.
+    fn show(&mut self, index: StreamIndex, view: &StreamView<'_>);
 }
 
+/// For who keeps no table: nothing goes on after such an engine.
 impl EventSink for Vec<Event> {
     fn push(&mut self, event: Event) {
         Vec::push(self, event);
     }
+
+    fn show(&mut self, _: StreamIndex, _: &StreamView<'_>) {}
 }
 
 /// What became of all packets, over all streams that ever were.
@@ -62,8 +72,39 @@ impl Engine {
         Self { table: Table::new(limits), totals: Totals::default(), now: Nanos(0) }
     }
 
+    /// Handles packets that came in together, one after the other, and says of each where it is to be sent; it may be rewritten
+    /// in place. The same as to hand each to `receive`, but that SRTP's tags are computed for several at once.
+    pub fn receive_many(
+        &mut self,
+        now: Nanos,
+        packets: &mut [Incoming<'_>],
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) {
+        let now = self.advance(now);
+        for packets in packets.chunks_mut(BATCH_MAX) {
+            if packets.len() == 1 || self.table.vault.is_empty() {
+                for Incoming { socket, source, packet, forward } in packets {
+                    *forward = self.receive(now, *socket, *source, packet, driver, events);
+                }
+                continue;
+            }
+            let foreseen = batch::foresee(&self.table, packets);
+            let mut debts = [None; BATCH_MAX];
+            for ((incoming, foreseen), debt) in packets.iter_mut().zip(&foreseen).zip(&mut debts) {
+                let mut out = Outlet::new(driver, events);
+                let Incoming { socket, source, packet, forward } = incoming;
+                self.take(now, *socket, *source, packet, foreseen.as_ref(), &mut out);
+                (*forward, *debt) = (out.forward, out.owed);
+            }
+            if debts.iter().any(Option::is_some) {
+                batch::pay(&self.table.vault, packets, &debts);
+            }
+        }
+    }
+
     /// Handles one packet that came in on `socket`; `source` is none when the driver has connected it. May rewrite it in
-    /// place and have the driver `forward` it.
+    /// place, and says where it is to be sent.
     #[inline]
     pub fn receive(
         &mut self,
@@ -73,31 +114,14 @@ impl Engine {
         packet: &mut Datagram<'_>,
         driver: &mut impl Driver,
         events: &mut impl EventSink,
-    ) {
+    ) -> Option<Forward> {
         let now = self.advance(now);
-        self.totals.received += 1;
-        if self.table.owner(socket).is_none() {
-            self.totals.drops.count(DropReason::StaleSocket);
-            return;
+        let mut out = Outlet::new(driver, events);
+        self.take(now, socket, source, packet, None, &mut out);
+        if let Some(debt) = out.owed {
+            batch::pay_one(&self.table.vault, packet, debt);
         }
-        let fate = self.handle(now, socket, source, packet, driver, events);
-        let stream = &mut self.table[socket.stream];
-        stream.stats.handled += 1;
-        match fate {
-            Ok(Fate::Forwarded) => {
-                stream.stats.forwarded += 1;
-                self.totals.forwarded += 1;
-            }
-            Ok(Fate::Consumed) => {
-                stream.stats.consumed += 1;
-                self.totals.consumed += 1;
-            }
-            Err(reason) => {
-                stream.refuse(reason, source, packet.as_ref());
-                self.totals.drops.count(reason);
-            }
-        }
-        self.table.touch(socket.stream);
+        out.forward
     }
 
     /// Notes that the network called a stream's peer unreachable. Nothing follows from it but what operators are shown: an
@@ -122,18 +146,20 @@ impl Engine {
         events: &mut impl EventSink,
     ) {
         let now = self.advance(now);
-        events.push(match apply(&mut self.table, now, command, driver) {
+        let answer = match apply(&mut self.table, now, command, &mut Outlet::new(driver, events)) {
             Ok(()) => Event::Done { correlation },
             Err(reason) => Event::Failed { correlation, reason },
-        });
+        };
+        events.push(answer);
     }
 
     /// Serves the timers that are due, at most `TIMERS_PER_TICK_MAX`.
     pub fn tick(&mut self, now: Nanos, driver: &mut impl Driver, events: &mut impl EventSink) {
         let now = self.advance(now);
+        let mut out = Outlet::new(driver, events);
         for _ in 0..TIMERS_PER_TICK_MAX {
             let Some(index) = self.table.wheel.pop(now) else { return };
-            self.expire(now, index, driver, events);
+            self.expire(now, index, &mut out);
         }
         self.totals.ticks_cut_short += 1;
     }
@@ -148,12 +174,6 @@ impl Engine {
         self.table.for_each_dirty(visit);
     }
 
-    /// Visits the streams that the table must show before the packets of this turn leave: SRTP indices that a successor must
-    /// not use again. To be called after each turn's packets, commands and timers, and before their packets are sent.
-    pub fn for_each_pressing(&mut self, visit: impl FnMut(StreamIndex, &StreamView<'_>)) {
-        self.table.for_each_pressing(visit);
-    }
-
     /// An open stream by its name.
     pub fn find(&self, id: StreamId) -> Option<(StreamIndex, StreamView<'_>)> {
         self.table.find(id).map(|index| (index, self.table.view(index)))
@@ -161,9 +181,15 @@ impl Engine {
 
     /// Forgets a stream that another engine goes on with: its sockets are closed, nobody is told, and its place is shown once
     /// more as free.
-    pub fn hand_over(&mut self, now: Nanos, id: StreamId, driver: &mut impl Driver) -> Result<(), Reason> {
+    pub fn hand_over(
+        &mut self,
+        now: Nanos,
+        id: StreamId,
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) -> Result<(), Reason> {
         let now = self.advance(now);
-        hand_over(&mut self.table, now, id, driver)
+        hand_over(&mut self.table, now, id, &mut Outlet::new(driver, events))
     }
 
     /// Its sockets and their addresses.
@@ -190,6 +216,42 @@ impl Engine {
         self.now
     }
 
+    /// Has one packet handled and counts what became of it.
+    #[inline]
+    fn take(
+        &mut self,
+        now: Nanos,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        packet: &mut Datagram<'_>,
+        foreseen: Option<&Foreseen>,
+        out: &mut Outlet<'_, impl Driver, impl EventSink>,
+    ) {
+        self.totals.received += 1;
+        if self.table.owner(socket).is_none() {
+            self.totals.drops.count(DropReason::StaleSocket);
+            return;
+        }
+        let fate = self.handle(now, socket, source, packet, foreseen, out);
+        let stream = &mut self.table[socket.stream];
+        stream.stats.handled += 1;
+        match fate {
+            Ok(Fate::Forwarded) => {
+                stream.stats.forwarded += 1;
+                self.totals.forwarded += 1;
+            }
+            Ok(Fate::Consumed) => {
+                stream.stats.consumed += 1;
+                self.totals.consumed += 1;
+            }
+            Err(reason) => {
+                stream.refuse(reason, source, packet.as_ref());
+                self.totals.drops.count(reason);
+            }
+        }
+        self.table.touch(socket.stream);
+    }
+
     /// A packet's path, up to where it goes.
     #[inline]
     fn handle(
@@ -198,16 +260,16 @@ impl Engine {
         socket: Socket,
         source: Option<SocketAddr>,
         packet: &mut Datagram<'_>,
-        driver: &mut impl Driver,
-        events: &mut impl EventSink,
+        foreseen: Option<&Foreseen>,
+        out: &mut Outlet<'_, impl Driver, impl EventSink>,
     ) -> Result<Fate, DropReason> {
         if packet.len() > PACKET_BYTES_MAX {
             return Err(DropReason::TooLong);
         }
         let muxed = self.table[socket.stream].muxed();
         match classify(socket.component, muxed, packet.as_ref())? {
-            Kind::Rtp => self.handle_rtp(now, socket, source, packet, driver, events),
-            Kind::Rtcp => self.handle_rtcp(now, socket, source, packet, driver),
+            Kind::Rtp => self.handle_rtp(now, socket, source, packet, foreseen, out),
+            Kind::Rtcp => self.handle_rtcp(now, socket, source, packet, out),
         }
     }
 
@@ -218,14 +280,14 @@ impl Engine {
         socket: Socket,
         source: Option<SocketAddr>,
         packet: &mut Datagram<'_>,
-        driver: &mut impl Driver,
-        events: &mut impl EventSink,
+        foreseen: Option<&Foreseen>,
+        out: &mut Outlet<'_, impl Driver, impl EventSink>,
     ) -> Result<Fate, DropReason> {
         let stream = &mut self.table[socket.stream];
         if stream.latch.is_foreign(source) {
             return Err(DropReason::ForeignSource);
         }
-        unprotect::rtp(&mut self.table, now, socket.stream, packet)?;
+        unprotect::rtp(&mut self.table, now, socket.stream, packet, foreseen)?;
         let stream = &mut self.table[socket.stream];
         let packet = rtp::Packet::new_checked(packet).map_err(|error| match error {
             rtp::Error::Truncated { .. } => DropReason::Truncated,
@@ -244,14 +306,14 @@ impl Engine {
             Verdict::Latched(remote) => {
                 stream.aim();
                 if stream.latch.is_settled() {
-                    driver.connect(socket, remote);
+                    out.driver.connect(socket, remote);
                 }
-                events.push(Event::StreamUp { id: stream.id, remote });
+                out.events.push(Event::StreamUp { id: stream.id, remote });
             }
-            Verdict::Settled(remote) => driver.connect(socket, remote),
+            Verdict::Settled(remote) => out.driver.connect(socket, remote),
         }
         if packet.ssrc() == stream.echo.ssrc() && stream.terminates() {
-            collide(&mut self.table, now, socket.stream, driver)?;
+            collide(&mut self.table, now, socket.stream, out)?;
         }
         let stream = &mut self.table[socket.stream];
         if !stream.config.receive {
@@ -262,7 +324,7 @@ impl Engine {
             stream.timed_out = false;
             self.table.rearm(now, socket.stream);
         }
-        relay::rtp(&mut self.table, now, socket.stream, payload_type, packet, driver)
+        relay::rtp(&mut self.table, now, socket.stream, payload_type, packet, out)
     }
 
     fn handle_rtcp(
@@ -271,7 +333,7 @@ impl Engine {
         socket: Socket,
         source: Option<SocketAddr>,
         packet: &mut Datagram<'_>,
-        driver: &mut impl Driver,
+        out: &mut Outlet<'_, impl Driver, impl EventSink>,
     ) -> Result<Fate, DropReason> {
         unprotect::rtcp(&mut self.table, now, socket.stream, packet)?;
         rtcp::Compound::new_checked(packet.as_ref()).map_err(|_| DropReason::BadRtcp)?;
@@ -281,23 +343,23 @@ impl Engine {
             Verdict::OnTrial { .. } => stream.aim(),
             Verdict::Latched(remote) | Verdict::Settled(remote) => {
                 stream.aim();
-                driver.connect(socket, remote);
+                out.driver.connect(socket, remote);
             }
         }
         stream.stats.rtcp_received += 1;
-        relay::rtcp(&mut self.table, now, socket.stream, packet, driver)
+        relay::rtcp(&mut self.table, now, socket.stream, packet, out)
     }
 
     /// Serves one stream's timer: silence, then our own report.
-    fn expire(&mut self, now: Nanos, index: StreamIndex, driver: &mut impl Driver, events: &mut impl EventSink) {
+    fn expire(&mut self, now: Nanos, index: StreamIndex, out: &mut Outlet<'_, impl Driver, impl EventSink>) {
         let stream = &mut self.table[index];
         if stream.silence_due().is_some_and(|due| due <= now) {
             stream.timed_out = true;
-            events.push(Event::RtpTimeout { id: stream.id });
+            out.events.push(Event::RtpTimeout { id: stream.id });
             self.table.touch(index);
         }
         if self.table[index].reporter.is_some_and(|r| r.next_at() <= now) {
-            report(&mut self.table, now, index, driver);
+            report(&mut self.table, now, index, out);
             self.table.touch(index);
         }
         self.table.rearm(now, index);
@@ -305,11 +367,11 @@ impl Engine {
 }
 
 /// Sends a stream's own report, once there is something to say and somebody to say it to.
-fn report(table: &mut Table, now: Nanos, index: StreamIndex, driver: &mut impl Driver) {
+fn report(table: &mut Table, now: Nanos, index: StreamIndex, out: &mut Outlet<'_, impl Driver, impl EventSink>) {
     let stream = &mut table[index];
     let Some(reporter) = &mut stream.reporter else { return };
     let (Some(to), true) = (stream.rtcp_to, stream.source.is_some()) else { return reporter.skip(now) };
     let mut buffer = [0; RTCP_BYTES_MAX];
     let packet = reporter.write(now, stream.id, &stream.echo, stream.source.as_mut(), false, &mut buffer);
-    protect::send_report(table, index, to, packet, driver);
+    protect::send_report(table, index, to, packet, out);
 }

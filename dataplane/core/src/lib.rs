@@ -4,16 +4,18 @@
 //! a clock, a thread or a random source, and nothing allocates after `Engine::new`. A packet's path is `engine::receive`
 //! -> `ingress::classify`
 //! -> `ingress::unprotect` -> `wire` -> `ingress::latch` -> `source` (statistics) -> `egress::relay` -> `egress::protect` ->
-//! `Driver::forward`.
+//! `driver::Forward`. The tags of several packets are computed together (`batch`).
 #![forbid(unsafe_code)]
 
 mod apply;
+pub mod batch;
 pub mod driver;
 pub mod egress;
 pub mod engine;
 mod ids;
 pub mod ingress;
 pub mod limits;
+mod outlet;
 pub mod record;
 pub mod source;
 pub mod srtp;

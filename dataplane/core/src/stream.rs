@@ -22,8 +22,6 @@ pub(crate) struct Stream {
     pub open: bool,
     pub dirty: bool,
     pub timed_out: bool,
-    /// It is on the list of those that must be shown at once.
-    pub pressing: bool,
     /// `rtp_to` is not sure to be the peer: `latch.spend` before each packet to it.
     pub on_trial: bool,
     /// Where its keys are, if it is protected.
@@ -63,7 +61,6 @@ impl Stream {
             open: true,
             dirty: false,
             timed_out: false,
-            pressing: false,
             safe: None,
             on_trial: false,
             peer: None,

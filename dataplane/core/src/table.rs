@@ -2,6 +2,7 @@
 //! a place is first touched when its first stream comes.
 
 use crate::driver::{Generation, Socket, StreamIndex};
+use crate::engine::EventSink;
 use crate::ids::Ids;
 use crate::limits::{Limits, REUSE_DISTANCE, STREAMS_MAX};
 use crate::srtp::Vault;
@@ -21,8 +22,6 @@ pub(crate) struct Table {
     /// Places that are free again, the longest free first.
     free: VecDeque<StreamIndex>,
     dirty: Vec<StreamIndex>,
-    /// Streams that must be shown before the packets of this turn leave.
-    pressing: Vec<StreamIndex>,
     generation: Generation,
     pub wheel: Wheel,
     pub vault: Vault,
@@ -38,7 +37,6 @@ impl Table {
             ids: Ids::new(streams_max),
             free: VecDeque::with_capacity(streams_max as usize),
             dirty: Vec::with_capacity(streams_max as usize),
-            pressing: Vec::with_capacity(streams_max as usize),
             generation: Generation(0),
             wheel: Wheel::new(streams_max),
             vault: Vault::new(streams_max),
@@ -47,8 +45,8 @@ impl Table {
 
     /// Whose socket it is, unless that stream is gone.
     #[inline]
-    pub fn owner(&mut self, socket: Socket) -> Option<&mut Stream> {
-        let stream = self.streams.get_mut(socket.stream.0 as usize)?;
+    pub fn owner(&self, socket: Socket) -> Option<&Stream> {
+        let stream = self.streams.get(socket.stream.0 as usize)?;
         (stream.open && stream.generation == socket.generation).then_some(stream)
     }
 
@@ -79,7 +77,7 @@ impl Table {
         match self.streams.get_mut(index.0 as usize) {
             Some(place) => {
                 self.free.pop_front();
-                (stream.dirty, stream.pressing) = (place.dirty, place.pressing);
+                stream.dirty = place.dirty;
                 *place = stream;
             }
             None => self.streams.push(stream),
@@ -108,13 +106,11 @@ impl Table {
         }
     }
 
-    /// Puts a stream on the list of those that must be shown before the packets of this turn leave.
-    pub fn press(&mut self, index: StreamIndex) {
-        let stream = &mut self[index];
-        if !stream.pressing {
-            stream.pressing = true;
-            self.pressing.push(index);
-        }
+    /// Has the stream table show a stream at once: SRTP indices that a successor must not use again, before the packet that
+    /// uses them is handed to the driver.
+    #[cold]
+    pub fn show(&self, index: StreamIndex, events: &mut impl EventSink) {
+        events.show(index, &self.view(index));
     }
 
     /// Sets a stream's timer to what it now needs.
@@ -135,14 +131,6 @@ impl Table {
                 &*keys
             });
             visit(index, &stream.view(keys));
-        }
-    }
-
-    pub fn for_each_pressing(&mut self, mut visit: impl FnMut(StreamIndex, &StreamView<'_>)) {
-        for index in self.pressing.drain(..) {
-            let stream = &mut self.streams[index.0 as usize];
-            stream.pressing = false;
-            visit(index, &stream.view(stream.safe.map(|safe| self.vault.keys(safe))));
         }
     }
 

@@ -3,11 +3,13 @@
 
 mod common;
 use common::{config, rtp};
-use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
+use nebula_core::batch::BATCH_MAX;
+use nebula_core::driver::{Component, Datagram, Driver, Generation, Incoming, OpenError, Socket, StreamIndex};
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::srtp::{Kernels, Sender};
 use nebula_core::time::Nanos;
+use nebula_core::view::StreamView;
 use nebula_ring::command::{Command, Mode, StreamConfig, StreamId};
 use nebula_ring::event::Event;
 use nebula_ring::srtp::{MasterKey, Mki, SrtpConfig, Suite};
@@ -41,7 +43,6 @@ static ALLOCATOR: Counting = Counting;
 /// Does nothing, and allocates nothing, but count.
 #[derive(Default)]
 struct Sink {
-    forwarded: u64,
     sent: u64,
     sockets: i64,
 }
@@ -56,9 +57,6 @@ impl Driver for Sink {
     }
     fn connect(&mut self, _: Socket, _: SocketAddr) {}
     fn disconnect(&mut self, _: Socket) {}
-    fn forward(&mut self, _: Socket, _: SocketAddr) {
-        self.forwarded += 1;
-    }
     fn send(&mut self, _: Socket, _: SocketAddr, _: &[u8]) {
         self.sent += 1;
     }
@@ -68,12 +66,18 @@ impl Driver for Sink {
 struct Events {
     all: u64,
     failed: u64,
+    shown: u64,
 }
 
 impl EventSink for Events {
     fn push(&mut self, event: Event) {
         self.all += 1;
         self.failed += u64::from(matches!(event, Event::Failed { .. }));
+    }
+
+    fn show(&mut self, _: StreamIndex, view: &StreamView<'_>) {
+        assert!(view.open);
+        self.shown += 1;
     }
 }
 
@@ -87,8 +91,7 @@ fn packets_commands_and_timers_allocate_nothing() {
     let sources: [SocketAddr; 2] = [common::at("192.0.2.1:5000"), common::at("192.0.2.2:5000")];
     let before = ALLOCATIONS.with(Cell::get);
 
-    let mut now = Nanos(0);
-    let mut generation = 0;
+    let (mut now, mut generation, mut forwarded) = (Nanos(0), 0, 0);
     for round in 0..4u64 {
         for n in 0..STREAMS {
             let (id, config) = (StreamId(1 + round * STREAMS + n), &legs[(n % 2) as usize]);
@@ -106,9 +109,12 @@ fn packets_commands_and_timers_allocate_nothing() {
                 let socket = Socket { stream: StreamIndex(n), generation, component: Component::Rtp };
                 let source = Some(sources[n as usize % 2]);
                 template[1] = 8;
-                engine.receive(now, socket, source, &mut Datagram::whole(&mut template), &mut driver, &mut events);
+                let mut packet = Datagram::whole(&mut template);
+                forwarded +=
+                    u64::from(engine.receive(now, socket, source, &mut packet, &mut driver, &mut events).is_some());
                 template[8..12].copy_from_slice(&9u32.to_be_bytes());
-                engine.receive(now, socket, source, &mut Datagram::whole(&mut junk), &mut driver, &mut events);
+                let mut packet = Datagram::whole(&mut junk);
+                assert_eq!(engine.receive(now, socket, source, &mut packet, &mut driver, &mut events), None);
             }
             engine.tick(now, &mut driver, &mut events);
             engine.for_each_dirty(|_, view| assert!(view.open));
@@ -125,7 +131,7 @@ fn packets_commands_and_timers_allocate_nothing() {
 
     assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
     assert_eq!((events.failed, driver.sockets), (0, 0));
-    assert!(driver.forwarded > 200 * 16, "{}", driver.forwarded);
+    assert!(forwarded > 200 * 16, "{forwarded}");
     assert!(driver.sent > 0 && events.all > STREAMS, "reports {}, events {}", driver.sent, events.all);
 }
 
@@ -144,7 +150,7 @@ fn protecting_and_new_keys_allocate_nothing() {
         (key.clone().unwrap(), Some(SrtpConfig { receive: key.clone(), send: key }))
     };
     let before = ALLOCATIONS.with(Cell::get);
-    let (mut now, mut generation) = (Nanos(0), 0);
+    let (mut now, mut generation, mut forwarded) = (Nanos(0), 0, 0);
     for suite in Suite::ALL {
         let legs = [StreamId(1), StreamId(2)];
         for (leg, id) in legs.into_iter().enumerate() {
@@ -158,21 +164,25 @@ fn protecting_and_new_keys_allocate_nothing() {
             let config = StreamConfig { srtp, ..base[0].clone() };
             engine.apply(now, 1, &Command::UpdateStream { id: legs[0], config }, &mut driver, &mut events);
             let mut phone = Sender::new(kernels, &key);
-            for sequence in 0..200u16 {
+            for turn in 0..50u16 {
                 now = now.plus_millis(20);
-                for leg in 0..2u32 {
-                    let mut buffer = plain;
-                    buffer[2..4].copy_from_slice(&(1 + 1000 * serial as u16 + sequence).to_be_bytes());
-                    let mut packet = Datagram::new(&mut buffer, 172);
+                // Packets of both legs by turns, as many as are handled at once and one more than are hashed at once.
+                let mut buffers = [plain; BATCH_MAX + 1];
+                let mut packets: [Incoming<'_>; BATCH_MAX + 1] = Default::default();
+                for (n, (buffer, incoming)) in (0u16..).zip(buffers.iter_mut().zip(&mut packets)) {
+                    let leg = u32::from(n % 2);
+                    buffer[2..4].copy_from_slice(&(1 + 1000 * serial as u16 + 17 * turn + n).to_be_bytes());
+                    let mut packet = Datagram::new(buffer, 172);
                     if leg == 0 {
                         assert!(phone.protect_rtp(&mut packet).is_ok());
                     }
                     // Indices are as in a full table: the first free one, and so are generations.
                     let (stream, generation) = (StreamIndex(leg + generation % 4), Generation(generation + leg + 1));
                     let socket = Socket { stream, generation, component: Component::Rtp };
-                    engine.receive(now, socket, Some(sources[leg as usize]), &mut packet, &mut driver, &mut events);
+                    *incoming = Incoming::new(socket, Some(sources[leg as usize]), packet);
                 }
-                engine.for_each_pressing(|_, view| assert!(view.open));
+                engine.receive_many(now, &mut packets, &mut driver, &mut events);
+                forwarded += packets.iter().filter(|incoming| incoming.forward.is_some()).count();
             }
         }
         for id in legs {
@@ -182,5 +192,6 @@ fn protecting_and_new_keys_allocate_nothing() {
         generation += 2;
     }
     assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
-    assert_eq!((events.failed, driver.forwarded), (0, 6 * 3 * 200 * 2));
+    assert_eq!((events.failed, forwarded), (0, 6 * 3 * 50 * (BATCH_MAX + 1)));
+    assert!(events.shown > 6 * 3, "{}", events.shown);
 }

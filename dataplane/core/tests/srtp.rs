@@ -314,7 +314,6 @@ fn a_successor_goes_on_behind_all_that_was_sent_and_hears_no_replays() {
     for (suite, _) in [SUITES[0], SUITES[5]] {
         let (mut rig, mut out, mut heard) = half(suite);
         let mut used = BTreeSet::new();
-        let mut shown = std::collections::BTreeMap::new();
         let mut protected = Vec::new();
         for sequence in 62_400..65_700u32 {
             let sequence = sequence as u16;
@@ -324,23 +323,18 @@ fn a_successor_goes_on_behind_all_that_was_sent_and_hears_no_replays() {
             let (sent, _) = rig.hear(2, Rtp, Some(B), &plain);
             assert!(used.insert(key_stream(&sent, &plain)));
             heard.decrypt_rtp(&sent).unwrap();
-            // The table as a worker writes it: at once what presses, the rest now and then.
-            rig.engine.for_each_pressing(|_, view| {
-                shown.insert(view.id.0, record(view));
-            });
+            // The table as a worker writes it: at once what it must, the rest now and then.
             if sequence.is_multiple_of(50) {
-                rig.engine.for_each_dirty(|_, view| {
-                    shown.insert(view.id.0, record(view));
+                let Rig { engine, events, .. } = &mut rig;
+                engine.for_each_dirty(|_, view| {
+                    events.table.insert(view.id.0, record(view));
                 });
             }
         }
         let (sent, _) = rig.hear(2, Rtcp, Some(B_RTCP), &report(SSRC));
         heard.decrypt_rtcp(&sent).unwrap();
         let index_before = u32::from_be_bytes(*sent[sent.len() - 14..].first_chunk().unwrap());
-        rig.engine.for_each_pressing(|_, view| {
-            shown.insert(view.id.0, record(view));
-        });
-
+        let shown = std::mem::take(&mut rig.events.table);
         let configs = [rig.view(1).config.clone(), rig.view(2).config.clone()];
         let mut heir = Rig::new();
         for (id, config) in (1..).zip(configs) {

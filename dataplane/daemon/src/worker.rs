@@ -6,10 +6,12 @@ use crate::log;
 use crate::migrate::{Migrant, Post};
 use crate::options::Options;
 use crate::overload::Overload;
+use nebula_core::driver::StreamIndex;
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::record::record;
 use nebula_core::time::Nanos;
+use nebula_core::view::StreamView;
 use nebula_io::PacketDriver;
 use nebula_io::uring::{self, Uring};
 use nebula_io::xdp::{self, Xdp};
@@ -135,7 +137,6 @@ impl<D: PacketDriver> Worker<D> {
         }
         self.commands_wait = self.carry_out_commands(now);
         self.engine.tick(now, &mut self.driver, &mut Events(&mut self.end));
-        self.engine.for_each_pressing(|index, view| self.end.publish(index.0 as usize, &record(view)));
         if self.end.has_reported() || self.publish_due() <= now {
             self.publish(now);
         }
@@ -145,9 +146,7 @@ impl<D: PacketDriver> Worker<D> {
 
     fn receive(&mut self, now: Nanos) {
         let (engine, events) = (&mut self.engine, &mut Events(&mut self.end));
-        self.driver.receive(|driver, socket, source, packet| {
-            engine.receive(now, socket, source, packet, driver, events);
-        });
+        self.driver.receive(|driver, packets| engine.receive_many(now, packets, driver, events));
     }
 
     fn publish(&mut self, now: Nanos) {
@@ -187,12 +186,12 @@ impl<D: PacketDriver> Worker<D> {
     fn adopt(&mut self, now: Nanos, migrant: Migrant) -> Result<(), Reason> {
         let Migrant { id, config, record, sockets } = migrant;
         self.driver.adopt(sockets);
-        let mut answer = Answer(Ok(()));
+        let mut answer = Answer { end: &mut self.end, result: Ok(()) };
         let command = Command::ResumeStream { id, config, record };
         self.engine.apply(now, 0, &command, &mut self.driver, &mut answer);
         // Sockets that nobody took are closed.
         self.driver.adopt([None, None]);
-        answer.0
+        answer.result
     }
 
     /// Hands a stream to another worker.
@@ -213,7 +212,7 @@ impl<D: PacketDriver> Worker<D> {
             // It stays: its receives are armed again by themselves.
             return Err(Reason::NoFileDescriptor);
         }
-        self.engine.hand_over(now, id, &mut self.driver)?;
+        self.engine.hand_over(now, id, &mut self.driver, &mut Events(&mut self.end))?;
         // Its record goes with it: should it come back, there must not be two of its name.
         self.publish(now);
         self.end.publish(index.0 as usize, &StreamRecord::default());
@@ -286,22 +285,33 @@ impl<D: PacketDriver> Worker<D> {
 }
 
 /// The answer to a command that control has not given; nothing else comes of those.
-struct Answer(Result<(), Reason>);
+struct Answer<'a> {
+    end: &'a mut WorkerEnd,
+    result: Result<(), Reason>,
+}
 
-impl EventSink for Answer {
+impl EventSink for Answer<'_> {
     fn push(&mut self, event: Event) {
         if let Event::Failed { reason, .. } = event {
-            self.0 = Err(reason);
+            self.result = Err(reason);
         }
+    }
+
+    fn show(&mut self, index: StreamIndex, view: &StreamView<'_>) {
+        self.end.publish(index.0 as usize, &record(view));
     }
 }
 
-/// The engine's events go straight onto the ring.
+/// The engine's events go straight onto the ring, and what must be shown at once into the table.
 struct Events<'a>(&'a mut WorkerEnd);
 
 impl EventSink for Events<'_> {
     fn push(&mut self, event: Event) {
         self.0.report(&event);
+    }
+
+    fn show(&mut self, index: StreamIndex, view: &StreamView<'_>) {
+        self.0.publish(index.0 as usize, &record(view));
     }
 }
 

@@ -13,7 +13,7 @@ pub mod uring;
 #[allow(unsafe_code)]
 pub mod xdp;
 
-use nebula_core::driver::{Datagram, Driver, Socket};
+use nebula_core::driver::{Driver, Incoming, Socket};
 use rustix::fd::OwnedFd;
 use std::io;
 use std::net::SocketAddr;
@@ -28,10 +28,11 @@ pub trait PacketDriver: Driver + 'static {
     /// sleep on for so long to gather more.
     fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()>;
 
-    /// Hands each packet that has come to `handle`, which may drive the driver meanwhile.
+    /// Hands the packets that have come to `handle`, several at once, which may drive the driver meanwhile. What it says of
+    /// each in `Incoming::forward` is then done.
     fn receive<F>(&mut self, handle: F)
     where
-        F: for<'a> FnMut(&mut Self::Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>);
+        F: for<'a> FnMut(&mut Self::Turn<'a>, &mut [Incoming<'_>]);
 
     /// A socket whose peer the network has called unreachable since the last turn.
     fn take_unreachable(&mut self) -> Option<Socket>;
@@ -61,7 +62,7 @@ impl PacketDriver for uring::Uring {
 
     fn receive<F>(&mut self, handle: F)
     where
-        F: for<'a> FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+        F: FnMut(&mut Self, &mut [Incoming<'_>]),
     {
         Self::receive(self, handle);
     }

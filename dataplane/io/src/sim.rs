@@ -6,7 +6,7 @@
 //! survive: packets of a socket closed meanwhile, or from before a connect. Each step hands in one datagram and says
 //! what the engine did with it, for a test to judge.
 
-use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
+use nebula_core::driver::{Datagram, Driver, Forward, OpenError, Socket};
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::time::Nanos;
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ pub struct Handled {
     /// As the engine left it.
     pub after: Vec<u8>,
     /// Where the engine had it forwarded: through which socket, to whom.
-    pub forwards: Vec<(Socket, SocketAddr)>,
+    pub forward: Option<Forward>,
 }
 
 /// A packet of the engine's own making.
@@ -147,7 +147,6 @@ pub struct Network {
     /// Datagrams that the burst of losses at hand still takes.
     burst: u64,
     sockets: BTreeMap<(u32, u32, bool), Bound>,
-    forwards: Vec<(Socket, SocketAddr)>,
     /// Datagrams that reached peers, for the test to take.
     pub arrived: Vec<Arrival>,
     /// What the engine sent of its own, for the test to take.
@@ -169,7 +168,6 @@ impl Network {
             made: 0,
             burst: 0,
             sockets: BTreeMap::new(),
-            forwards: Vec::new(),
             arrived: Vec::new(),
             sent: Vec::new(),
             refused: 0,
@@ -293,21 +291,16 @@ impl Network {
         engine: &mut Engine,
         events: &mut impl EventSink,
     ) -> Handled {
-        self.forwards.clear();
         let mut after = before.clone();
         after.resize(before.len() + TAIL_ROOM, 0);
         let mut datagram = Datagram::new(&mut after, before.len());
-        engine.receive(self.now, socket, told, &mut datagram, self, events);
+        let forward = engine.receive(self.now, socket, told, &mut datagram, self, events);
         let len = datagram.len();
         after.truncate(len);
-        let forwards = std::mem::take(&mut self.forwards);
-        if forwards.len() > 1 {
-            self.violations.push(format!("forwarded {} times", forwards.len()));
-        }
-        for &(from, to) in &forwards {
+        if let Some(Forward { from, to }) = forward {
             self.leave(from, to, after.clone());
         }
-        Handled { socket, source, before, after, forwards }
+        Handled { socket, source, before, after, forward }
     }
 
     /// A packet leaves through one of the engine's sockets.
@@ -373,10 +366,6 @@ impl Driver for Network {
 
     fn disconnect(&mut self, socket: Socket) {
         self.set_remote(socket, None);
-    }
-
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        self.forwards.push((from, to));
     }
 
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {

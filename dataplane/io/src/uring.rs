@@ -15,7 +15,8 @@ mod sockets;
 use buffers::Pool;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
+use nebula_core::batch::BATCH_MAX;
+use nebula_core::driver::{Driver, Forward, Incoming, OpenError, Socket};
 use outbox::Outbox;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use sockets::{Operation, Sockets, Token};
@@ -110,8 +111,6 @@ pub struct Uring {
     wakeup: OwnedFd,
     /// Which of the other files are being polled, a bit each.
     polls: u64,
-    /// Where the packet at hand is to go, once its handler returns.
-    forward: Option<(Socket, SocketAddr)>,
     min_wait: bool,
     counters: Counters,
 }
@@ -149,7 +148,6 @@ impl Uring {
             sockets,
             wakeup,
             polls: 0,
-            forward: None,
             min_wait,
             counters: Counters::default(),
         };
@@ -182,16 +180,22 @@ impl Uring {
         }
     }
 
-    /// Hands each packet that has come to `handle`, which may call the driver meanwhile.
-    pub fn receive(&mut self, mut handle: impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>)) {
+    /// Hands the packets that have come to `handle`, up to `BATCH_MAX` at once, which may call the driver meanwhile. What it
+    /// says of each in `Incoming::forward` is queued then.
+    pub fn receive(&mut self, mut handle: impl FnMut(&mut Self, &mut [Incoming<'_>])) {
         let mut completions = std::mem::take(&mut self.completions);
         completions.extend(self.ring.completion().take(COMPLETIONS_PER_TURN_MAX));
         // Packets lie in the pool while they are handled; this keeps it whatever the handler does with `self`.
         let pool = Rc::clone(&self.pool);
+        let mut batch = Batch::default();
         for completion in completions.drain(..) {
             let token = Token::from(completion.user_data());
             match token.operation {
-                Operation::Receive => self.received(&pool, token, &completion, &mut handle),
+                Operation::Receive => {
+                    if self.received(&pool, token, &completion, &mut batch) {
+                        self.hand_in(&pool, &mut batch, &mut handle);
+                    }
+                }
                 Operation::Send => {
                     self.counters.send_failed += u64::from(completion.result() < 0);
                     self.note_unreachable(completion.result(), self.sockets.socket_at(token.slot));
@@ -201,6 +205,7 @@ impl Uring {
                 Operation::Wakeup | Operation::Cancel | Operation::Kick => {}
             }
         }
+        self.hand_in(&pool, &mut batch, &mut handle);
         pool.provide();
         self.completions = completions;
     }
@@ -267,13 +272,14 @@ impl Uring {
         self.counters
     }
 
-    fn received(
+    /// Puts what has come into the batch; true if that is full now.
+    fn received<'p>(
         &mut self,
-        pool: &Pool,
+        pool: &'p Pool,
         token: Token,
         completion: &cqueue::Entry,
-        handle: &mut impl FnMut(&mut Self, Socket, Option<SocketAddr>, &mut Datagram<'_>),
-    ) {
+        batch: &mut Batch<'p>,
+    ) -> bool {
         let socket = self.sockets.socket_of(token);
         if !cqueue::more(completion.flags()) && socket.is_some() {
             if may_last(completion.result()) {
@@ -285,23 +291,42 @@ impl Uring {
         }
         self.counters.buffers_exhausted += u64::from(completion.result() == -libc::ENOBUFS);
         self.note_unreachable(completion.result(), socket);
-        let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return };
+        let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return false };
         let Some(socket) = socket else {
             self.counters.stale += 1;
-            return pool.release(buffer);
+            pool.release(buffer);
+            return false;
         };
-        // SAFETY: the kernel gave this buffer to us with this completion, and it is given back or sent only below.
+        // SAFETY: the kernel gave this buffer to us with this completion, and it is given back or sent only by `hand_in`,
+        // which forgets the packet first.
         let packet = unsafe { pool.packet(buffer, completion.result()) };
-        let Some((source, mut packet)) = packet else { return pool.release(buffer) };
+        let Some((source, packet)) = packet else {
+            pool.release(buffer);
+            return false;
+        };
         self.counters.received += 1;
-        self.forward = None;
-        handle(self, socket, source, &mut packet);
-        let (start, len) = (packet.as_ref().as_ptr(), packet.len());
-        match self.forward.take() {
-            Some((from, to)) if self.make_room(0) && self.queue(from, to, start, len) => {
-                self.outbox.buffer_in_flight(buffer)
+        batch.packets[batch.len] = Incoming::new(socket, source, packet);
+        batch.buffers[batch.len] = buffer;
+        batch.len += 1;
+        batch.len == BATCH_MAX
+    }
+
+    /// Has a batch handled, queues what is to be forwarded of it, and gives the other buffers back.
+    fn hand_in(&mut self, pool: &Pool, batch: &mut Batch<'_>, handle: &mut impl FnMut(&mut Self, &mut [Incoming<'_>])) {
+        let len = std::mem::take(&mut batch.len);
+        if len == 0 {
+            return;
+        }
+        handle(self, &mut batch.packets[..len]);
+        for (incoming, &buffer) in batch.packets[..len].iter_mut().zip(&batch.buffers) {
+            let Incoming { packet, forward, .. } = std::mem::take(incoming);
+            let (start, len) = (packet.as_ref().as_ptr(), packet.len());
+            match forward {
+                Some(Forward { from, to }) if self.make_room(0) && self.queue(from, to, start, len) => {
+                    self.outbox.buffer_in_flight(buffer)
+                }
+                _ => pool.release(buffer),
             }
-            _ => pool.release(buffer),
         }
     }
 
@@ -437,11 +462,6 @@ impl Driver for Uring {
         self.sockets.disconnect(socket);
     }
 
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        debug_assert!(self.forward.is_none(), "at most once per packet");
-        self.forward = Some((from, to));
-    }
-
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
         if self.make_room(packet.len())
             && let Some(start) = self.outbox.copy(packet)
@@ -455,6 +475,14 @@ impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uring").field("counters", &self.counters).finish_non_exhaustive()
     }
+}
+
+/// Packets that are handed in together, and the buffers that they lie in.
+#[derive(Default)]
+struct Batch<'p> {
+    packets: [Incoming<'p>; BATCH_MAX],
+    buffers: [u16; BATCH_MAX],
+    len: usize,
 }
 
 /// Whether a receive that ended so would probably end so again at once. Want of buffers, and what an ICMP message said of an

@@ -32,7 +32,7 @@ use crate::PacketDriver;
 use crate::uring::{self, Uring};
 use frame::Headers;
 use group::Group;
-use nebula_core::driver::{Datagram, Driver, OpenError, Socket};
+use nebula_core::driver::{Datagram, Driver, Forward, Incoming, OpenError, Socket};
 use ports::Ports;
 use rustix::fd::{AsFd, OwnedFd};
 use setup::Part as Parts;
@@ -93,8 +93,6 @@ struct Side {
     _programs: std::sync::Arc<Vec<program::Program>>,
     started: Instant,
     now_ms: u64,
-    /// Where the packet at hand is to go, once its handler returns.
-    forward: Option<(Socket, SocketAddr)>,
     counters: Counters,
 }
 
@@ -109,7 +107,6 @@ impl Xdp {
             _programs: part._programs,
             started: Instant::now(),
             now_ms: 0,
-            forward: None,
             counters: Counters::default(),
         };
         Ok(Self { uring: Uring::new(options, wakeup)?, side, busy_poll: tuning.busy_poll })
@@ -181,18 +178,16 @@ impl PacketDriver for Xdp {
 
     fn receive<F>(&mut self, mut handle: F)
     where
-        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
     {
         let (uring, side) = (&mut self.uring, &mut self.side);
         side.now_ms = side.started.elapsed().as_millis() as u64;
         // By the kernel's sockets.
-        uring.receive(|uring, socket, source, packet| {
-            side.forward = None;
-            handle(&mut Turn { uring, side }, socket, source, packet);
-            if let Some((from, to)) = side.forward.take()
-                && !side.send(from, to, packet.as_ref())
-            {
-                uring.forward(from, to);
+        uring.receive(|uring, packets| {
+            handle(&mut Turn { uring, side }, packets);
+            for Incoming { packet, forward, .. } in packets {
+                // What a frame carries, `uring` need not.
+                forward.take_if(|&mut Forward { from, to }| side.send(from, to, packet.as_ref()));
             }
         });
         // By the cards' queues.
@@ -243,7 +238,7 @@ impl PacketDriver for Xdp {
 impl Side {
     fn receive_frames<F>(&mut self, uring: &mut Uring, group: usize, queue: usize, handle: &mut F)
     where
-        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
     {
         for _ in 0..FRAMES_PER_TURN_MAX {
             let Some((address, len)) = self.groups[group].queues[queue].received() else { break };
@@ -273,7 +268,7 @@ impl Side {
 
     fn receive_handed<F>(&mut self, uring: &mut Uring, handed: &mut handover::Handed, handle: &mut F)
     where
-        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
     {
         let group = usize::from(handed.interface);
         let (buffer, len) = handed.buffer();
@@ -299,7 +294,7 @@ impl Side {
         handle: &mut F,
     ) -> Option<Outcome>
     where
-        F: for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
     {
         let frame = buffer.get(start..start + len);
         let Some(Ok(headers)) = frame.map(frame::parse) else {
@@ -312,11 +307,11 @@ impl Side {
         };
         self.counters.received += 1;
         let headers_end = start + headers.payload_start;
-        let mut packet = Datagram::new(&mut buffer[headers_end..], headers.payload_bytes);
-        self.forward = None;
-        handle(&mut Turn { uring, side: self }, socket, Some(headers.source), &mut packet);
-        let payload_bytes = packet.len();
-        let (from, to) = self.forward.take()?;
+        let packet = Datagram::new(&mut buffer[headers_end..], headers.payload_bytes);
+        let mut incoming = Incoming::new(socket, Some(headers.source), packet);
+        handle(&mut Turn { uring, side: self }, std::slice::from_mut(&mut incoming));
+        let payload_bytes = incoming.packet.len();
+        let Forward { from, to } = incoming.forward?;
         // The engine has accepted it, so its sender is whom it says; the headers still stand in front of the payload.
         if let Some(route) = self.ports.route(socket) {
             route.hear(self.now_ms, group as u8, &buffer[start..start + headers.payload_start], &headers);
@@ -437,11 +432,6 @@ impl Driver for Turn<'_> {
         self.uring.disconnect(socket);
     }
 
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        debug_assert!(self.side.forward.is_none(), "at most once per packet");
-        self.side.forward = Some((from, to));
-    }
-
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
         if !self.side.send(from, to, packet) {
             self.uring.send(from, to, packet);
@@ -464,10 +454,6 @@ impl Driver for Xdp {
 
     fn disconnect(&mut self, socket: Socket) {
         self.turn().disconnect(socket);
-    }
-
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        self.turn().forward(from, to);
     }
 
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {

@@ -5,9 +5,11 @@
 mod counting;
 
 use counting::allocations;
+use nebula_core::driver::StreamIndex;
 use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::time::Nanos;
+use nebula_core::view::StreamView;
 use nebula_io::uring::{Options, Uring};
 use nebula_ring::command::{PayloadType, PayloadTypes};
 use nebula_ring::{Command, Event, Mode, StreamConfig, StreamId};
@@ -27,6 +29,10 @@ impl EventSink for Events {
             Event::StreamUp { .. } => self.up += 1,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn show(&mut self, _: StreamIndex, _: &StreamView<'_>) {
+        panic!("nothing is protected here");
     }
 }
 
@@ -84,8 +90,8 @@ fn nothing_allocates_after_start() {
                 phones[0].send_to(&packet, ports[0]).unwrap();
                 phones[1].send_to(&packet, ports[1]).unwrap();
                 driver.wait(Some(Duration::from_millis(20)), None).unwrap();
-                driver.receive(|driver, socket, source, packet| {
-                    engine.receive(now(sequence), socket, source, packet, driver, &mut events);
+                driver.receive(|driver, packets| {
+                    engine.receive_many(now(sequence), packets, driver, &mut events);
                 });
                 engine.tick(now(sequence), &mut driver, &mut events);
                 engine.for_each_dirty(|_, _| published += 1);

@@ -5,7 +5,7 @@
 
 mod seeds;
 
-use nebula_core::driver::{Component, Socket};
+use nebula_core::driver::{Component, Forward, Socket};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
 use nebula_core::record::record;
@@ -247,7 +247,7 @@ impl World {
         let (legs, stale, mut handled, mut forwarded) = (&mut self.legs, &mut self.stale, 0, 0);
         self.network.run_until(until, &mut self.engine, &mut self.events, |_, engine, _, packet| {
             handled += 1;
-            forwarded += packet.forwards.len() as u64;
+            forwarded += u64::from(packet.forward.is_some());
             judge(legs, engine, &packet, stale, coverage);
         });
         self.handled += handled;
@@ -708,18 +708,18 @@ fn judge(legs: &mut BTreeMap<u64, Leg>, engine: &Engine, packet: &Handled, stale
     let Some(id) = owner(packet.socket) else {
         coverage.stale += 1;
         *stale += 1;
-        assert_eq!(packet.forwards, [], "a packet of a destroyed stream goes nowhere");
+        assert_eq!(packet.forward, None, "a packet of a destroyed stream goes nowhere");
         return;
     };
     let leg = &legs[&id];
     if packet.socket.component == Component::Rtcp && leg.config.rtcp_port == leg.config.rtp_port {
         // RTCP has moved to the RTP port since.
         *stale += u64::from(packet.before.len() >= 2 && packet.before[0] >> 6 == 2);
-        assert_eq!(packet.forwards, [], "a packet of a closed socket goes nowhere");
+        assert_eq!(packet.forward, None, "a packet of a closed socket goes nowhere");
     }
     let believed = leg.sources.contains(&packet.source);
     coverage.foreign += u64::from(!believed);
-    let &[(out, to)] = &packet.forwards[..] else {
+    let Some(Forward { from: out, to }) = packet.forward else {
         assert_eq!(packet.before, packet.after, "what is not forwarded is not touched");
         return;
     };

@@ -5,12 +5,13 @@
 
 mod seeds;
 
-use nebula_core::driver::Datagram;
-use nebula_core::engine::Engine;
+use nebula_core::driver::{Datagram, StreamIndex};
+use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
 use nebula_core::record::record;
 use nebula_core::srtp::{self, Kernels, Receiver, Sender};
 use nebula_core::time::Nanos;
+use nebula_core::view::StreamView;
 use nebula_io::sim::{Faults, Handled, Network, Random};
 use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
 use nebula_ring::drops::DropReason;
@@ -97,13 +98,29 @@ struct Phone {
     passed: BTreeMap<Vec<u8>, (u64, Nanos)>,
 }
 
+/// Hears events, and keeps the table, of which a part is written at once.
+#[derive(Default)]
+struct Ears {
+    events: Vec<Event>,
+    table: BTreeMap<u32, StreamRecord>,
+}
+
+impl EventSink for Ears {
+    fn push(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn show(&mut self, index: StreamIndex, view: &StreamView<'_>) {
+        self.table.insert(index.0, record(view));
+    }
+}
+
 struct World {
     random: Random,
     network: Network,
     engine: Engine,
-    events: Vec<Event>,
+    ears: Ears,
     phones: BTreeMap<u64, Phone>,
-    table: BTreeMap<u32, StreamRecord>,
     published_at: Nanos,
     /// Up to when the lives before had shown all they had heard.
     shown_until: Vec<Nanos>,
@@ -131,9 +148,8 @@ impl World {
         let mut world = Self {
             network,
             engine: Engine::new(Limits { streams_max: 4 }),
-            events: Vec::new(),
+            ears: Ears::default(),
             phones: BTreeMap::new(),
-            table: BTreeMap::new(),
             published_at: Nanos(0),
             shown_until: Vec::new(),
             used: BTreeSet::new(),
@@ -332,26 +348,18 @@ impl World {
     fn pass(&mut self, ms: u64, coverage: &mut Coverage) {
         let until = self.network.now().plus_millis(ms);
         let mut handled = Vec::new();
-        let table = &mut self.table;
-        self.network.run_until(until, &mut self.engine, &mut self.events, |network, engine, _, packet| {
-            // As in a worker: before the packets of a turn leave.
-            engine.for_each_pressing(|index, view| {
-                table.insert(index.0, record(view));
-            });
+        self.network.run_until(until, &mut self.engine, &mut self.ears, |network, engine, _, packet| {
             let ids: BTreeMap<_, _> =
                 engine.streams().map(|(index, view)| ((index, view.generation), view.id.0)).collect();
             handled.push((network.now(), ids, packet));
         });
-        self.engine.for_each_pressing(|index, view| {
-            self.table.insert(index.0, record(view));
-        });
         for (at, ids, packet) in handled {
             let id = |socket: nebula_core::driver::Socket| ids[&(socket.stream, socket.generation)];
-            let to = packet.forwards.first().map(|&(socket, _)| id(socket));
+            let to = packet.forward.map(|forward| id(forward.from));
             self.judge(at, id(packet.socket), to, &packet, coverage);
         }
         assert_eq!(self.network.violations, [] as [String; 0]);
-        self.events.clear();
+        self.ears.events.clear();
         if self.network.now().since(self.published_at) >= PUBLISH_INTERVAL_NANOS {
             self.publish();
         }
@@ -361,7 +369,7 @@ impl World {
     fn publish(&mut self) {
         self.published_at = self.network.now();
         self.engine.for_each_dirty(|index, view| {
-            self.table.insert(index.0, record(view));
+            self.ears.table.insert(index.0, record(view));
         });
     }
 
@@ -451,8 +459,8 @@ impl World {
         self.network.crash();
         self.engine = Engine::new(Limits { streams_max: 4 });
         let until = self.network.now().plus_millis(self.random.below(1500));
-        self.network.run_until(until, &mut self.engine, &mut self.events, |_, _, _, _| panic!("nobody listens"));
-        let table = std::mem::take(&mut self.table);
+        self.network.run_until(until, &mut self.engine, &mut self.ears, |_, _, _, _| panic!("nobody listens"));
+        let table = std::mem::take(&mut self.ears.table);
         let mut records: Vec<StreamRecord> = table.into_values().filter(|record| record.is(FLAG_OPEN)).collect();
         assert_eq!(records.len(), STREAMS.len());
         while !records.is_empty() {
@@ -467,12 +475,9 @@ impl World {
     fn perform(&mut self, command: Command) {
         self.correlation += 1;
         let correlation = self.correlation;
-        self.engine.apply(self.network.now(), correlation, &command, &mut self.network, &mut self.events);
-        assert!(self.events.contains(&Event::Done { correlation }), "{command:?}");
-        self.events.clear();
-        self.engine.for_each_pressing(|index, view| {
-            self.table.insert(index.0, record(view));
-        });
+        self.engine.apply(self.network.now(), correlation, &command, &mut self.network, &mut self.ears);
+        assert!(self.ears.events.contains(&Event::Done { correlation }), "{command:?}");
+        self.ears.events.clear();
         self.publish();
     }
 }

@@ -1,6 +1,6 @@
 //! The io_uring driver against real sockets on the loopback: what the engine relies on.
 
-use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
+use nebula_core::driver::{Component, Driver, Forward, Generation, Incoming, OpenError, Socket, StreamIndex};
 use nebula_io::uring::{Options, Uring};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -30,20 +30,20 @@ fn free_address() -> SocketAddr {
 /// Turns until `done` or the deadline.
 fn turns(
     uring: &mut Uring,
-    mut handle: impl FnMut(&mut Uring, Socket, Option<SocketAddr>, &mut Datagram<'_>),
+    mut handle: impl FnMut(&mut Uring, &mut Incoming<'_>),
     mut done: impl FnMut(&Uring) -> bool,
 ) {
     let start = Instant::now();
     while !done(uring) {
         assert!(start.elapsed() < DEADLINE, "{uring:?}");
         uring.wait(Some(Duration::from_millis(20)), None).unwrap();
-        uring.receive(&mut handle);
+        uring.receive(|uring, packets| packets.iter_mut().for_each(|incoming| handle(uring, incoming)));
     }
 }
 
-fn echo(uring: &mut Uring, socket: Socket, source: Option<SocketAddr>, packet: &mut Datagram<'_>) {
-    packet.as_mut()[0] += 1;
-    uring.forward(socket, source.unwrap());
+fn echo(_: &mut Uring, incoming: &mut Incoming<'_>) {
+    incoming.packet.as_mut()[0] += 1;
+    incoming.forward = Some(Forward { from: incoming.socket, to: incoming.source.unwrap() });
 }
 
 #[test]
@@ -74,12 +74,16 @@ fn a_connected_socket_hears_its_peer_alone_until_disconnected() {
     foreign.send_to(b"foreign", local).unwrap();
     peer.send_to(b"peer", local).unwrap();
     let mut heard = Vec::new();
-    turns(&mut uring, |_, _, _, packet| heard.push(packet.as_ref().to_vec()), |uring| uring.counters().received == 1);
+    turns(
+        &mut uring,
+        |_, incoming| heard.push(incoming.packet.as_ref().to_vec()),
+        |uring| uring.counters().received == 1,
+    );
     assert_eq!(heard, [b"peer"]);
     uring.disconnect(socket(0, 1));
     foreign.send_to(b"foreign", local).unwrap();
     let mut sources = Vec::new();
-    turns(&mut uring, |_, _, source, _| sources.push(source), |uring| uring.counters().received == 2);
+    turns(&mut uring, |_, incoming| sources.push(incoming.source), |uring| uring.counters().received == 2);
     assert_eq!(sources, [Some(foreign.local_addr().unwrap())]);
 }
 
@@ -100,7 +104,7 @@ fn a_closed_port_is_free_at_once_and_sends_before_it_still_leave() {
     }
     // What came for the closed sockets reaches nobody.
     uring.wait(Some(Duration::ZERO), None).unwrap();
-    uring.receive(|_, socket, _, _| panic!("a packet for {socket:?}"));
+    uring.receive(|_, packets| panic!("{packets:?}"));
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn running_out_of_buffers_delays_packets_but_loses_none() {
         peer.send_to(&[n], local).unwrap();
     }
     let mut heard = Vec::new();
-    turns(&mut uring, |_, _, _, packet| heard.push(packet.as_ref()[0]), |uring| uring.counters().received == 100);
+    turns(&mut uring, |_, incoming| heard.push(incoming.packet.as_ref()[0]), |uring| uring.counters().received == 100);
     assert_eq!(heard, (0..100).collect::<Vec<_>>());
     assert!(uring.counters().buffers_exhausted > 0 && uring.counters().rearmed > 0);
 }
@@ -125,7 +129,7 @@ fn a_place_taken_again_while_its_receive_had_ended_receives_once() {
     for n in 0..20u8 {
         peer.send_to(&[n], local).unwrap();
     }
-    turns(&mut uring, |_, _, _, _| {}, |uring| uring.counters().buffers_exhausted > 0);
+    turns(&mut uring, |_, _| {}, |uring| uring.counters().buffers_exhausted > 0);
     // In the same turn the stream gives way to another: were its receive armed twice, closing would end only one.
     uring.close(socket(0, 1));
     uring.open(socket(0, 2), local).unwrap();
@@ -165,8 +169,8 @@ fn ipv6_and_packets_too_long_for_a_buffer() {
     peer.send_to(&[1; 4000], local).unwrap();
     peer.send_to(&[2; 172], local).unwrap();
     let mut heard = Vec::new();
-    let handle = |_: &mut Uring, _, source, packet: &mut Datagram<'_>| {
-        heard.push((source, packet.as_ref()[0], packet.len()));
+    let handle = |_: &mut Uring, incoming: &mut Incoming<'_>| {
+        heard.push((incoming.source, incoming.packet.as_ref()[0], incoming.packet.len()));
     };
     turns(&mut uring, handle, |uring| uring.counters().received == 2);
     let source = Some(peer.local_addr().unwrap());
@@ -184,11 +188,11 @@ fn the_eventfd_ends_a_wait_each_time() {
         rustix::io::write(&ours, &1u64.to_ne_bytes()).unwrap();
         let start = Instant::now();
         uring.wait(Some(DEADLINE), None).unwrap();
-        uring.receive(|_, _, _, _| {});
+        uring.receive(|_, _| {});
         assert!(start.elapsed() < DEADLINE);
         let start = Instant::now();
         uring.wait(Some(Duration::from_millis(30)), None).unwrap();
-        uring.receive(|_, _, _, _| {});
+        uring.receive(|_, _| {});
         assert!(start.elapsed() >= Duration::from_millis(30), "raised once, woken once");
     }
 }
@@ -221,12 +225,12 @@ fn a_peer_that_was_away_is_heard_again() {
         // Each is answered by an ICMP error, which ends the receive.
         uring.send(socket(0, 1), address, b"anybody there?");
         uring.wait(Some(Duration::ZERO), None).unwrap();
-        uring.receive(|_, _, _, _| {});
+        uring.receive(|_, _| {});
     }
     assert!(uring.counters().rearmed > 0, "{uring:?}");
     let back = UdpSocket::bind(address).unwrap();
     back.send_to(b"back", local).unwrap();
-    turns(&mut uring, |_, _, _, _| {}, |uring| uring.counters().received == 1);
+    turns(&mut uring, |_, _| {}, |uring| uring.counters().received == 1);
 }
 
 #[test]
@@ -236,7 +240,7 @@ fn what_the_kernel_refuses_to_send_is_counted() {
     uring.send(socket(0, 1), "127.0.0.1:0".parse().unwrap(), b"to no port");
     uring.send(socket(0, 1), free_address(), b"to some port");
     uring.send(socket(5, 1), free_address(), b"from no socket");
-    turns(&mut uring, |_, _, _, _| {}, |uring| uring.counters().send_failed == 1);
+    turns(&mut uring, |_, _| {}, |uring| uring.counters().send_failed == 1);
     assert_eq!(uring.counters().sent, 2);
 }
 

@@ -6,11 +6,11 @@ mod netns;
 #[path = "netns/wire.rs"]
 mod wire;
 
-use nebula_core::driver::{Component, Datagram, Driver, Generation, Socket, StreamIndex};
+use nebula_core::driver::{Component, Driver, Forward, Generation, Incoming, Socket, StreamIndex};
 use nebula_io::xdp::{Error, Mode, Options, Tuning, Turn, Xdp, set_up};
 use nebula_io::{PacketDriver, uring};
 use netns::{Net, enter, within};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use wire::{Frame, Wire, ip_packet, set_ipv4_sum, udp_sum};
 
@@ -72,19 +72,17 @@ impl Rig {
     }
 
     /// Turns until so many packets were handed to the engine's place, and then sends what they left.
-    fn turns(
-        &mut self,
-        packets: u64,
-        mut handle: impl for<'a> FnMut(&mut Turn<'a>, Socket, Option<SocketAddr>, &mut Datagram<'_>),
-    ) {
+    fn turns(&mut self, packets: u64, mut handle: impl for<'a> FnMut(&mut Turn<'a>, &mut Incoming<'_>)) {
         let start = Instant::now();
         let mut seen = 0;
         while seen < packets {
             assert!(start.elapsed() < DEADLINE, "{seen} of {packets}: {:?}", self.xdp);
             self.xdp.wait(Some(Duration::from_millis(20)), None).unwrap();
-            self.xdp.receive(|turn, socket, source, packet| {
-                seen += 1;
-                handle(turn, socket, source, packet);
+            self.xdp.receive(|turn, packets| {
+                for incoming in packets {
+                    seen += 1;
+                    handle(turn, incoming);
+                }
             });
         }
         self.flush();
@@ -92,19 +90,23 @@ impl Rig {
 
     fn flush(&mut self) {
         self.xdp.wait(Some(Duration::ZERO), None).unwrap();
-        self.xdp.receive(|_, _, _, _| {});
+        self.xdp.receive(|_, _| {});
     }
 
     fn echo_one(&mut self) {
-        self.turns(1, |turn, socket, source, packet| {
-            packet.as_mut()[0] ^= 0xff;
-            turn.forward(socket, source.unwrap());
+        self.turns(1, |_, incoming| {
+            incoming.packet.as_mut()[0] ^= 0xff;
+            send_back(incoming);
         });
     }
 
     fn next(&self, port: u16) -> Frame {
         self.wire.next(port, DEADLINE).expect("a frame")
     }
+}
+
+fn send_back(incoming: &mut Incoming<'_>) {
+    incoming.forward = Some(Forward { from: incoming.socket, to: incoming.source.unwrap() });
 }
 
 fn eventfd() -> rustix::fd::OwnedFd {
@@ -179,7 +181,7 @@ fn more_frames_than_there_is_memory_for_come_and_go() {
         for n in 0..100 {
             rig.wire.send(&rig.v4(&[round, n]).bytes());
         }
-        rig.turns(100, |turn, socket, source, _| turn.forward(socket, source.unwrap()));
+        rig.turns(100, |_, incoming| send_back(incoming));
         for n in 0..100 {
             assert_eq!(rig.next(5004).payload, [round, n]);
         }
@@ -199,11 +201,14 @@ fn a_relayed_packet_gets_the_headers_of_its_other_leg_where_it_lies() {
     long.tags = vec![(0x88a8, 5), (0x8100, 7)];
     long.from_mac[5] = 0x77;
     let relay = |by: i32| {
-        move |turn: &mut Turn<'_>, from: Socket, _: Option<SocketAddr>, packet: &mut Datagram<'_>| {
-            let to = if from == socket(0) { (socket(1), "[fd77::9]:5006") } else { (socket(0), "10.77.0.9:5004") };
-            packet.set_len((packet.len() as i32 + by) as usize);
-            packet.as_mut().fill(9);
-            turn.forward(to.0, to.1.parse().unwrap());
+        move |_: &mut Turn<'_>, incoming: &mut Incoming<'_>| {
+            let (from, to) = match incoming.socket == socket(0) {
+                true => (socket(1), "[fd77::9]:5006"),
+                false => (socket(0), "10.77.0.9:5004"),
+            };
+            incoming.packet.set_len((incoming.packet.len() as i32 + by) as usize);
+            incoming.packet.as_mut().fill(9);
+            incoming.forward = Some(Forward { from, to: to.parse().unwrap() });
         }
     };
     for (by, len) in [(0, 172), (16, 188), (-16, 156)] {
@@ -222,7 +227,7 @@ fn a_relayed_packet_gets_the_headers_of_its_other_leg_where_it_lies() {
     assert_eq!((rig.xdp.frame_counters().sent, rig.xdp.frame_counters().sent_by_kernel), (5, 1));
     short.payload.clear();
     rig.wire.send(&short.bytes());
-    rig.turns(1, |_, _, _, packet| assert!(packet.is_empty()));
+    rig.turns(1, |_, incoming| assert!(incoming.packet.is_empty()));
 }
 
 #[test]
@@ -274,9 +279,9 @@ fn a_forged_frame_moves_nobody_and_a_router_that_fails_over_does() {
         (&other, true),
     ] {
         rig.wire.send(&from.bytes());
-        rig.turns(1, |turn, socket, source, _| {
+        rig.turns(1, |_, incoming| {
             if accepted {
-                turn.forward(socket, source.unwrap());
+                send_back(incoming);
             }
         });
         if accepted {
@@ -317,7 +322,7 @@ fn what_is_not_for_an_open_port_goes_to_the_kernel() {
     set_ipv4_sum(&mut packet);
     rig.wire.send(&short.around(&packet));
     let mut heard = Vec::new();
-    rig.turns(2, |_, _, source, packet| heard.push((source, packet.as_ref()[0])));
+    rig.turns(2, |_, incoming| heard.push((incoming.source, incoming.packet.as_ref()[0])));
     assert_eq!(heard, [(Some(udp.from), 7), (Some(udp.from), 8)]);
     assert_eq!((rig.xdp.frame_counters().received, rig.xdp.counters().received), (0, 2));
 
@@ -369,7 +374,7 @@ fn frames_that_lie_are_refused_and_counted() {
     padded.extend([0xee; 17]);
     rig.wire.send(&padded);
     let mut heard = Vec::new();
-    rig.turns(2, |_, _, _, packet| heard.push(packet.as_ref().to_vec()));
+    rig.turns(2, |_, incoming| heard.push(incoming.packet.as_ref().to_vec()));
     assert_eq!(heard, [vec![1; 40], vec![3]]);
     let counters = rig.xdp.frame_counters();
     assert_eq!((counters.refused, counters.received), (bad.len() as u64, 2));

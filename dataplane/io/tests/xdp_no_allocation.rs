@@ -6,7 +6,7 @@ mod counting;
 mod netns;
 
 use counting::allocations;
-use nebula_core::driver::{Component, Driver, Generation, Socket, StreamIndex};
+use nebula_core::driver::{Component, Driver, Forward, Generation, Socket, StreamIndex};
 use nebula_io::xdp::{Mode, Options, Tuning, Xdp, set_up};
 use nebula_io::{PacketDriver, uring};
 use netns::{Net, enter, within};
@@ -47,9 +47,11 @@ fn nothing_allocates_after_start() {
                 while !heard {
                     assert!(start.elapsed() < Duration::from_secs(20), "{driver:?}");
                     driver.wait(Some(Duration::from_millis(20)), None).unwrap();
-                    driver.receive(|turn, socket, source, _| {
-                        heard = true;
-                        turn.forward(socket, source.unwrap());
+                    driver.receive(|_, packets| {
+                        for incoming in packets {
+                            heard = true;
+                            incoming.forward = Some(Forward { from: socket, to: incoming.source.unwrap() });
+                        }
                     });
                 }
                 driver.send(socket, remote, b"by a frame");

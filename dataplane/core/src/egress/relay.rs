@@ -1,7 +1,9 @@
 //! Where an accepted packet goes: the one place that decides it. Called for each packet that passed the ingress.
 
-use crate::driver::{Component, Datagram, Driver, StreamIndex};
+use crate::driver::{Component, Datagram, Driver, Forward, StreamIndex};
 use crate::egress::protect;
+use crate::engine::EventSink;
+use crate::outlet::Outlet;
 use crate::table::Table;
 use crate::time::Nanos;
 use crate::wire::rtcp::Compound;
@@ -26,7 +28,7 @@ pub(crate) fn rtp(
     index: StreamIndex,
     payload_type: PayloadType,
     mut packet: Packet<&mut Datagram<'_>>,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<Fate, DropReason> {
     let stream = &mut table[index];
     let to = match (stream.peer, stream.config.mode) {
@@ -47,10 +49,10 @@ pub(crate) fn rtp(
     } else {
         packet.set_payload_type(payload_type.forward_as);
     }
-    protect::rtp(table, to, packet.bytes_mut())?;
+    protect::rtp(table, to, packet.bytes_mut(), out)?;
     let receiver = &mut table[to];
     receiver.speak(&packet);
-    driver.forward(receiver.socket(to, Component::Rtp), remote);
+    out.forward = Some(Forward { from: receiver.socket(to, Component::Rtp), to: remote });
     if to != index {
         table.touch(to);
     }
@@ -63,16 +65,16 @@ pub(crate) fn rtcp(
     now: Nanos,
     index: StreamIndex,
     packet: &mut Datagram<'_>,
-    driver: &mut impl Driver,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
 ) -> Result<Fate, DropReason> {
     let stream = &mut table[index];
     match (stream.peer, &mut stream.reporter) {
         (Some(to), _) => {
             let remote = table[to].rtcp_to.ok_or(DropReason::NoRemote)?;
-            protect::rtcp(table, to, packet)?;
+            protect::rtcp(table, to, packet, out.events)?;
             let receiver = &mut table[to];
             receiver.stats.rtcp_sent += 1;
-            driver.forward(receiver.rtcp_socket(to), remote);
+            out.forward = Some(Forward { from: receiver.rtcp_socket(to), to: remote });
             table.touch(to);
             Ok(Fate::Forwarded)
         }

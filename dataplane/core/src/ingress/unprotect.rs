@@ -3,20 +3,22 @@
 //! first look and the parsing.
 
 use crate::driver::{Datagram, StreamIndex};
+use crate::srtp::Foreseen;
 use crate::table::Table;
 use crate::time::Nanos;
 use nebula_ring::drops::DropReason;
 
-/// RTP. A stream without protection passes as it is.
+/// RTP; its tag may have been computed ahead. A stream without protection passes as it is.
 #[inline]
 pub(crate) fn rtp(
     table: &mut Table,
     now: Nanos,
     index: StreamIndex,
     packet: &mut Datagram<'_>,
+    foreseen: Option<&Foreseen>,
 ) -> Result<(), DropReason> {
     let Some(safe) = table[index].safe else { return Ok(()) };
-    Ok(table.vault.keys_mut(safe).read_rtp(now, packet)?)
+    Ok(table.vault.keys_mut(safe).read_rtp(now, packet, foreseen)?)
 }
 
 /// RTCP. A stream without protection passes as it is.

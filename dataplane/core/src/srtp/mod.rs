@@ -22,7 +22,8 @@ mod suite;
 mod vault;
 
 pub use nebula_simd::Kernels;
-pub use receive::Receiver;
+pub use packet::{Owed, Signing};
+pub use receive::{Foreseen, Receiver};
 pub use send::{MustShow, Sender};
 pub use suite::{SRTCP_ROOM_BYTES, SRTP_ROOM_BYTES};
 pub(crate) use vault::{Keys, Safe, Vault};

@@ -30,7 +30,58 @@ pub(super) struct Form {
     pub tag: usize,
 }
 
-/// Protects an RTP packet whose headers end at `header`.
+/// What the tag of an RTP packet in counter mode is computed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Signing<'a> {
+    /// The number of the key.
+    pub serial: u32,
+    pub(super) key: &'a hmac::Key,
+    pub(super) data: &'a [u8],
+    pub(super) rollover: [u8; 4],
+}
+
+impl Signing<'_> {
+    /// For `hmac::tag_many`.
+    #[inline]
+    pub fn job(&self) -> hmac::Job<'_> {
+        hmac::Job { key: self.key, data: self.data, tail: &self.rollover }
+    }
+
+    /// By itself.
+    #[inline]
+    pub fn tag(&self, kernels: Kernels) -> [u8; hmac::TAG_BYTES] {
+        hmac::tag(kernels, self.key, self.data, &self.rollover)
+    }
+}
+
+/// The tag that a protected packet still lacks: all else is as it will be, and there is room for it at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Owed {
+    /// The end of what is authenticated. The key's identifier follows, then the tag.
+    end: usize,
+    tag_at: usize,
+    rollover: [u8; 4],
+}
+
+impl Owed {
+    /// What it is to be computed from; none if these are not the keys, or this is not the packet.
+    #[inline]
+    pub(super) fn signing<'a>(&self, serial: u32, session: &'a Session, bytes: &'a [u8]) -> Option<Signing<'a>> {
+        let Session::CounterMode { auth, .. } = session else { return None };
+        Some(Signing { serial, key: auth, data: bytes.get(..self.end)?, rollover: self.rollover })
+    }
+
+    /// Puts it in, as much of it as the suite sends.
+    #[inline]
+    pub fn pay(&self, packet: &mut Datagram<'_>, tag: &[u8; hmac::TAG_BYTES]) {
+        let room = packet.as_mut().get_mut(self.tag_at..).unwrap_or_default();
+        let len = room.len().min(tag.len());
+        room[..len].copy_from_slice(&tag[..len]);
+    }
+}
+
+/// Protects an RTP packet whose headers end at `header`, but for a tag that is then owed.
 #[inline]
 pub(super) fn seal_rtp(
     form: Form,
@@ -39,26 +90,45 @@ pub(super) fn seal_rtp(
     header: usize,
     ssrc: u32,
     index: u64,
-) -> Result<(), Error> {
+) -> Result<Option<Owed>, Error> {
     let len = packet.len();
     let mki = form.mki.as_bytes();
     let bytes = grow(packet, form.tag + mki.len())?;
     match session {
-        Session::CounterMode { cipher, auth, salt } => {
+        Session::CounterMode { cipher, salt, .. } => {
             ctr::apply(form.kernels, cipher, counter_iv(salt, ssrc, index), &mut bytes[header..len]);
-            let tag = hmac::tag(form.kernels, auth, &bytes[..len], &rollover(index));
-            put(bytes, len, &[mki, &tag[..form.tag]]);
+            put(bytes, len, &[mki]);
+            Ok(Some(Owed { end: len, tag_at: len + mki.len(), rollover: rollover(index) }))
         }
         Session::Aead { key, salt } => {
             let (aad, data) = bytes[..len].split_at_mut(header);
             let tag = gcm::seal(form.kernels, key, &nonce(salt, ssrc, index), aad, data);
             put(bytes, len, &[&tag, mki]);
+            Ok(None)
         }
     }
-    Ok(())
 }
 
-/// Reads an SRTP packet whose headers end at `header`. If it is not what it should be, it stays as it was.
+/// What the tag of an SRTP packet should be computed from, if it is under that index; none if it needs no such thing, or is
+/// not of this key.
+#[inline]
+pub(super) fn expected<'a>(
+    form: Form,
+    serial: u32,
+    session: &'a Session,
+    bytes: &'a [u8],
+    header: usize,
+    index: u64,
+) -> Option<Signing<'a>> {
+    let Session::CounterMode { auth, .. } = session else { return None };
+    let mki = form.mki.as_bytes();
+    let end = bytes.len().checked_sub(form.tag + mki.len()).filter(|&end| end >= header)?;
+    let (data, rest) = bytes.split_at_checked(end)?;
+    rest.starts_with(mki).then_some(Signing { serial, key: auth, data, rollover: rollover(index) })
+}
+
+/// Reads an SRTP packet whose headers end at `header`. If it is not what it should be, it stays as it was. What its tag
+/// should be may be known.
 #[inline]
 pub(super) fn open_rtp(
     form: Form,
@@ -67,6 +137,7 @@ pub(super) fn open_rtp(
     header: usize,
     ssrc: u32,
     index: u64,
+    tag: Option<[u8; hmac::TAG_BYTES]>,
 ) -> Result<(), Error> {
     let mki = form.mki.as_bytes();
     let end = packet.len().checked_sub(form.tag + mki.len()).filter(|&end| end >= header).ok_or(Error::Short)?;
@@ -75,7 +146,7 @@ pub(super) fn open_rtp(
         Session::CounterMode { cipher, auth, salt } => {
             let (its_mki, its_tag) = rest.split_at(mki.len());
             check(its_mki == mki, Error::OtherKey)?;
-            let tag = hmac::tag(form.kernels, auth, body, &rollover(index));
+            let tag = tag.unwrap_or_else(|| hmac::tag(form.kernels, auth, body, &rollover(index)));
             check(equal(&tag[..form.tag], its_tag), Error::BadTag)?;
             ctr::apply(form.kernels, cipher, counter_iv(salt, ssrc, index), &mut body[header..]);
         }
@@ -208,7 +279,7 @@ fn rtcp_aad(clear: &[u8], word: [u8; SRTCP_INDEX_BYTES]) -> [u8; RTCP_CLEAR_BYTE
 }
 
 /// The rollover counter, which is authenticated and not sent (RFC 3711 section 4.2).
-fn rollover(index: u64) -> [u8; 4] {
+pub(super) fn rollover(index: u64) -> [u8; 4] {
     ((index >> 16) as u32).to_be_bytes()
 }
 
@@ -290,9 +361,12 @@ mod tests {
                 let form = Form { kernels, mki: Mki::default(), tag: profile(suite).rtp_tag };
                 let ssrc = crate::wire::u32_at(&plain, 8);
                 let index = vector["roc"].as_u64().unwrap() << 16 | u64::from(crate::wire::u16_at(&plain, 2));
-                seal_rtp(form, &session, &mut packet, 12, ssrc, index).unwrap();
+                if let Some(owed) = seal_rtp(form, &session, &mut packet, 12, ssrc, index).unwrap() {
+                    let tag = owed.signing(1, &session, packet.as_ref()).unwrap().tag(kernels);
+                    owed.pay(&mut packet, &tag);
+                }
                 assert_eq!(hex::encode(packet.as_ref()), hex::encode(&protected), "{}", vector["id"]);
-                open_rtp(form, &session, &mut packet, 12, ssrc, index).unwrap();
+                open_rtp(form, &session, &mut packet, 12, ssrc, index, None).unwrap();
             }
             assert_eq!(packet.as_ref(), plain);
             tried += 1;

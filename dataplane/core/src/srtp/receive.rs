@@ -2,7 +2,7 @@
 //! refused changes nothing.
 
 use super::keys::{Session, Traffic};
-use super::packet::{self, Form, RTCP_CLEAR_BYTES, RtcpParts};
+use super::packet::{self, Form, RTCP_CLEAR_BYTES, RtcpParts, Signing};
 use super::replay::Window;
 use super::suite::profile;
 use super::{Error, SOURCES_IN_MAX, index};
@@ -11,6 +11,7 @@ use crate::wire::{rtp, u16_at, u32_at};
 use nebula_ring::srtp::{MasterKey, Mki};
 use nebula_ring::table::StreamRecord;
 use nebula_simd::Kernels;
+use nebula_simd::hmac::TAG_BYTES;
 
 /// See the module.
 pub struct Receiver {
@@ -30,6 +31,32 @@ struct Source {
     ssrc: u32,
     rtp: Window,
     rtcp: Window,
+}
+
+/// Where an RTP packet belongs.
+struct Place {
+    /// The end of its headers.
+    header: usize,
+    ssrc: u32,
+    /// The place of its source, if there is one.
+    source: Option<usize>,
+    index: u64,
+}
+
+/// What the tag of a packet should be, if its key and its rollover counter are these.
+#[derive(Debug, Clone, Copy)]
+pub struct Foreseen {
+    serial: u32,
+    rollover: [u8; 4],
+    tag: [u8; TAG_BYTES],
+}
+
+impl Foreseen {
+    /// As it was computed.
+    #[inline]
+    pub fn new(signing: &Signing<'_>, tag: [u8; TAG_BYTES]) -> Self {
+        Self { serial: signing.serial, rollover: signing.rollover, tag }
+    }
 }
 
 impl Source {
@@ -62,19 +89,25 @@ impl Receiver {
     /// Makes an RTP packet of an SRTP packet, if it is of this key and new.
     #[inline]
     pub fn read_rtp(&mut self, packet: &mut Datagram<'_>) -> Result<(), Error> {
-        let bytes = packet.as_ref();
-        let header = rtp::headers_bytes(bytes).filter(|&header| header <= bytes.len()).ok_or(Error::Short)?;
-        let (sequence, ssrc) = (u16_at(bytes, 2), u32_at(bytes, 8));
-        let source = self.find(ssrc);
-        let window = source.map_or_else(Window::default, |at| self.sources[at].rtp);
-        let index = index::estimate(window.highest(), sequence).ok_or(Error::Replay)?;
-        if !window.is_fresh(index) {
-            return Err(Error::Replay);
-        }
-        let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag };
-        packet::open_rtp(form, &self.rtp, packet, header, ssrc, index)?;
+        self.read_rtp_foreseen(packet, None)
+    }
+
+    /// The same; what its tag should be may have been computed ahead, from `signing` of just this packet.
+    #[inline]
+    pub fn read_rtp_foreseen(&mut self, packet: &mut Datagram<'_>, foreseen: Option<&Foreseen>) -> Result<(), Error> {
+        let Place { header, ssrc, source, index } = self.place(packet.as_ref())?;
+        // Packets before it may have changed which cycle its number is of.
+        let foreseen = foreseen.filter(|it| it.serial == self.serial && it.rollover == packet::rollover(index));
+        packet::open_rtp(self.rtp_form(), &self.rtp, packet, header, ssrc, index, foreseen.map(|it| it.tag))?;
         self.front(source, ssrc).rtp.note(index);
         Ok(())
+    }
+
+    /// What the tag of an SRTP packet should be computed from, if it came now; none if it would not be looked at.
+    #[inline]
+    pub fn signing<'a>(&'a self, bytes: &'a [u8]) -> Option<Signing<'a>> {
+        let Place { header, index, .. } = self.place(bytes).ok()?;
+        packet::expected(self.rtp_form(), self.serial, &self.rtp, bytes, header, index)
     }
 
     /// Makes an RTCP compound of an SRTCP packet, if it is of this key and new.
@@ -114,6 +147,25 @@ impl Receiver {
             record.srtcp_next_in[at] = source.rtcp.highest().map_or(0, |index| index as u32 + 1);
         }
         record.rollover_in = self.sources[0].rtp.highest().map_or(0, |index| (index >> 16) as u32);
+    }
+
+    /// Where an RTP packet belongs, if it is new.
+    #[inline]
+    fn place(&self, bytes: &[u8]) -> Result<Place, Error> {
+        let header = rtp::headers_bytes(bytes).filter(|&header| header <= bytes.len()).ok_or(Error::Short)?;
+        let (sequence, ssrc) = (u16_at(bytes, 2), u32_at(bytes, 8));
+        let source = self.find(ssrc);
+        let window = source.map_or_else(Window::default, |at| self.sources[at].rtp);
+        let index = index::estimate(window.highest(), sequence).ok_or(Error::Replay)?;
+        if !window.is_fresh(index) {
+            return Err(Error::Replay);
+        }
+        Ok(Place { header, ssrc, source, index })
+    }
+
+    #[inline]
+    fn rtp_form(&self) -> Form {
+        Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag }
     }
 
     #[inline]

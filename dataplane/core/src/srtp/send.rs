@@ -6,7 +6,7 @@
 //! another dataplane had sent goes on behind everything that one can have used.
 
 use super::keys::{Session, Traffic};
-use super::packet::{self, Form};
+use super::packet::{self, Form, Owed, Signing};
 use super::replay::Window;
 use super::suite::profile;
 use super::{Error, RTCP_AHEAD, RTCP_INDEX_MAX, RTP_AHEAD, RTP_INDEX_MAX, SOURCES_OUT_MAX, index, replay};
@@ -91,6 +91,18 @@ impl Sender {
     /// Makes an SRTP packet of an RTP packet that was checked.
     #[inline]
     pub fn protect_rtp(&mut self, packet: &mut Datagram<'_>) -> Result<MustShow, Error> {
+        let (must_show, owed) = self.protect_rtp_owing(packet)?;
+        if let Some(owed) = owed
+            && let Some(tag) = self.signing(&owed, packet.as_ref()).map(|signing| signing.tag(self.kernels))
+        {
+            owed.pay(packet, &tag);
+        }
+        Ok(must_show)
+    }
+
+    /// The same, but for a tag that is then owed: it must be there before the packet leaves.
+    #[inline]
+    pub fn protect_rtp_owing(&mut self, packet: &mut Datagram<'_>) -> Result<(MustShow, Option<Owed>), Error> {
         let bytes = packet.as_mut();
         let header = rtp::headers_bytes(bytes).filter(|&header| header <= bytes.len()).ok_or(Error::Short)?;
         let (sequence, from) = (u16_at(bytes, 2), u32_at(bytes, 8));
@@ -101,11 +113,17 @@ impl Sender {
         bytes[2..4].copy_from_slice(&(index as u16).to_be_bytes());
         bytes[8..12].copy_from_slice(&ssrc.to_be_bytes());
         let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag };
-        packet::seal_rtp(form, &self.rtp, packet, header, ssrc, index)?;
+        let owed = packet::seal_rtp(form, &self.rtp, packet, header, ssrc, index)?;
         if must_show {
             self.sources[self.current].shown = index + RTP_AHEAD;
         }
-        Ok(MustShow(must_show))
+        Ok((MustShow(must_show), owed))
+    }
+
+    /// What a tag that is owed to a packet is to be computed from.
+    #[inline]
+    pub fn signing<'a>(&'a self, owed: &Owed, bytes: &'a [u8]) -> Option<Signing<'a>> {
+        owed.signing(self.serial, &self.rtp, bytes)
     }
 
     /// Makes an SRTCP packet of an RTCP compound that was checked.

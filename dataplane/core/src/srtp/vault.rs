@@ -1,7 +1,7 @@
 //! The keys of all streams of a worker, apart from the streams: some 4 KiB for a stream that has any, nothing for the others.
 //! Memory for all of them is set aside at the start and touched when it is needed.
 
-use super::{Error, Receiver, Sender};
+use super::{Error, Foreseen, Owed, Receiver, Sender, Signing};
 use crate::driver::Datagram;
 use crate::limits::KEY_OVERLAP_MS;
 use crate::time::Nanos;
@@ -23,7 +23,7 @@ pub(crate) struct Vault {
 /// The keys of one stream.
 #[derive(Debug, Default)]
 pub struct Keys {
-    receive: Option<Receiver>,
+    pub receive: Option<Receiver>,
     /// The key before, for packets that were in flight when it was changed, and until when.
     former: Option<(Receiver, Nanos)>,
     pub send: Option<Sender>,
@@ -84,6 +84,24 @@ impl Vault {
         &mut self.safes[safe.0 as usize]
     }
 
+    /// Whether no stream has keys.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.safes.len()
+    }
+
+    /// The kernels of all keys.
+    #[inline]
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// What a tag that is owed to a packet is to be computed from.
+    #[inline]
+    pub fn signing<'a>(&'a self, safe: Safe, owed: &Owed, packet: &'a Datagram<'_>) -> Option<Signing<'a>> {
+        self.keys(safe).send.as_ref()?.signing(owed, packet.as_ref())
+    }
+
     /// There are as many places as streams, so one is free.
     fn open(&mut self) -> Safe {
         self.free.pop().unwrap_or_else(|| {
@@ -121,10 +139,15 @@ impl Keys {
         }
     }
 
-    /// Reads an SRTP packet.
+    /// Reads an SRTP packet, whose tag under the key that holds may have been computed ahead.
     #[inline]
-    pub fn read_rtp(&mut self, now: Nanos, packet: &mut Datagram<'_>) -> Result<(), Error> {
-        self.read(now, |receiver| receiver.read_rtp(packet))
+    pub fn read_rtp(
+        &mut self,
+        now: Nanos,
+        packet: &mut Datagram<'_>,
+        foreseen: Option<&Foreseen>,
+    ) -> Result<(), Error> {
+        self.read(now, |receiver| receiver.read_rtp_foreseen(packet, foreseen))
     }
 
     /// Reads an SRTCP packet.

@@ -1,15 +1,19 @@
 //! An engine with a driver that writes down what it is asked, in virtual time.
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 
-use nebula_core::driver::{Component, Datagram, Driver, OpenError, Socket};
-use nebula_core::engine::Engine;
+use nebula_core::driver::{Component, Datagram, Driver, Forward, OpenError, Socket, StreamIndex};
+use nebula_core::engine::{Engine, EventSink};
 use nebula_core::limits::Limits;
+use nebula_core::record::record;
 use nebula_core::time::Nanos;
 use nebula_core::view::StreamView;
 use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
 use nebula_ring::drops::DropReason;
 use nebula_ring::event::{Event, Reason};
+use nebula_ring::table::StreamRecord;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 
 /// Room behind each packet that is handed in.
 pub const TAIL_ROOM: usize = 48;
@@ -52,19 +56,52 @@ impl Driver for Recorder {
         self.calls.push(Call::Disconnect(socket));
     }
 
-    fn forward(&mut self, from: Socket, to: SocketAddr) {
-        self.calls.push(Call::Forward(from, to));
-    }
-
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
         self.calls.push(Call::Send(from, to, packet.to_vec()));
+    }
+}
+
+/// Hears events, and keeps the table of what had to be shown at once.
+#[derive(Debug, Default)]
+pub struct Ears {
+    pub events: Vec<Event>,
+    pub table: BTreeMap<u64, StreamRecord>,
+}
+
+impl EventSink for Ears {
+    fn push(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn show(&mut self, _: StreamIndex, view: &StreamView<'_>) {
+        self.table.insert(view.id.0, record(view));
+    }
+}
+
+impl<const N: usize> PartialEq<[Event; N]> for Ears {
+    fn eq(&self, events: &[Event; N]) -> bool {
+        self.events == events
+    }
+}
+
+impl Deref for Ears {
+    type Target = Vec<Event>;
+
+    fn deref(&self) -> &Vec<Event> {
+        &self.events
+    }
+}
+
+impl DerefMut for Ears {
+    fn deref_mut(&mut self) -> &mut Vec<Event> {
+        &mut self.events
     }
 }
 
 pub struct Rig {
     pub engine: Engine,
     pub driver: Recorder,
-    pub events: Vec<Event>,
+    pub events: Ears,
     pub now: Nanos,
     correlation: u64,
 }
@@ -72,7 +109,13 @@ pub struct Rig {
 impl Rig {
     pub fn new() -> Self {
         let engine = Engine::new(Limits { streams_max: 16 });
-        Self { engine, driver: Recorder::default(), events: vec![], now: Nanos::from_millis(1_000_000), correlation: 0 }
+        Self {
+            engine,
+            driver: Recorder::default(),
+            events: Ears::default(),
+            now: Nanos::from_millis(1_000_000),
+            correlation: 0,
+        }
     }
 
     /// An engine with streams 1 (ports 4000, peer 192.0.2.1:5001) and so on.
@@ -125,7 +168,8 @@ impl Rig {
         let len = packet.len();
         packet.resize(len + TAIL_ROOM, 0xcc);
         let mut datagram = Datagram::new(&mut packet, len);
-        self.engine.receive(self.now, socket, source, &mut datagram, &mut self.driver, &mut self.events);
+        let forward = self.engine.receive(self.now, socket, source, &mut datagram, &mut self.driver, &mut self.events);
+        self.driver.calls.extend(forward.map(|Forward { from, to }| Call::Forward(from, to)));
         let len = datagram.len();
         packet.truncate(len);
         (packet, std::mem::take(&mut self.driver.calls))
