@@ -53,7 +53,13 @@ pub fn run(arguments: &Peers) -> Result<()> {
     }
     let runs: Vec<(&Scene, Relay)> =
         scenes.iter().flat_map(|scene| scene.relays.iter().map(|relay| (*scene, *relay))).collect();
-    ensure!(!runs.is_empty() && times > 0, "nothing to measure");
+    let names = || SCENES.map(|scene| scene.name).join("; ");
+    ensure!(
+        !runs.is_empty() && times > 0,
+        "nothing to measure with --only '{}': scenes are {}",
+        arguments.only,
+        names()
+    );
     let mut measured: Vec<Measured> =
         runs.iter().map(|(scene, relay)| Measured { scene: scene.name, relay: *relay, samples: Vec::new() }).collect();
     let begun = Instant::now();
