@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/nebula/target
 BIN := $(CARGO_TARGET_DIR)/release
 ARGS ?=
 
-.PHONY: help run release test soak fuzz lint demo bench bench-peers
+.PHONY: help run release test soak fuzz lint demo bench bench-micro bench-peers
 
 help: ## What can be done here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ bench: release ## Measure against rtpengine and print one table
 	cargo build --release --locked -p nebula-bench --features libsrtp
 	cargo build --release --locked -p nebula-bus --example rpc_round_trip
 	@bench/run $(BIN) $(ARGS)
+
+bench-micro: ## Time the parts of a packet's path: SRTP, parsing, latch, rings, a turn (ARGS="turn/AES" picks some)
+	@scripts/install build
+	cargo bench --locked -p nebula-simd -p nebula-ring -p nebula-core -- $(ARGS)
 
 bench-peers: ## Hold the relay against rtpengine and a bare relay, all rows three times (ARGS=--quick: once, in a minute)
 	@scripts/install build peers
