@@ -2,6 +2,7 @@
 //! 6188 section 3 for AES-256, RFC 7714 section 11 for AEAD), and how a cipher makes its IVs. Some microseconds for each
 //! new key.
 
+use super::packet::Form;
 use super::suite::{Kind, profile};
 use nebula_ring::srtp::MasterKey;
 use nebula_simd::aes::Schedule;
@@ -18,6 +19,31 @@ const _: () = assert!(SALT_BYTES == nebula_ring::srtp::MASTER_SALT_BYTES_MAX);
 pub(super) enum Traffic {
     Rtp = 0,
     Rtcp = 3,
+}
+
+/// All that packets of one master key are protected with, or read.
+pub(super) struct Keyring {
+    /// The master key's number.
+    pub serial: u32,
+    pub rtp: Session,
+    pub rtcp: Session,
+    pub rtp_form: Form,
+    pub rtcp_form: Form,
+}
+
+impl Keyring {
+    /// Derives the session keys.
+    pub fn derive(kernels: Kernels, master: &MasterKey) -> Self {
+        let profile = profile(master.suite);
+        let form = |tag| Form { kernels, mki: master.mki, tag };
+        Self {
+            serial: master.serial,
+            rtp: Session::derive(kernels, master, Traffic::Rtp),
+            rtcp: Session::derive(kernels, master, Traffic::Rtcp),
+            rtp_form: form(profile.rtp_tag),
+            rtcp_form: form(profile.rtcp_tag),
+        }
+    }
 }
 
 /// The session keys of one kind of packets.

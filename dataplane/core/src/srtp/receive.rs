@@ -1,27 +1,20 @@
 //! What a peer protects with one key: its sources, what was heard of each, and the reading of its packets. A packet that is
 //! refused changes nothing.
 
-use super::keys::{Session, Traffic};
-use super::packet::{self, Form, RTCP_CLEAR_BYTES, RtcpParts, Signing};
+use super::keys::Keyring;
+use super::packet::{self, RTCP_CLEAR_BYTES, RtcpParts, Signing};
 use super::replay::Window;
-use super::suite::profile;
 use super::{Error, SOURCES_IN_MAX, index};
 use crate::driver::Datagram;
 use crate::wire::{rtp, u16_at, u32_at};
-use nebula_ring::srtp::{MasterKey, Mki};
+use nebula_ring::srtp::MasterKey;
 use nebula_ring::table::StreamRecord;
 use nebula_simd::Kernels;
 use nebula_simd::hmac::TAG_BYTES;
 
 /// See the module.
 pub struct Receiver {
-    serial: u32,
-    kernels: Kernels,
-    mki: Mki,
-    rtp_tag: usize,
-    rtcp_tag: usize,
-    rtp: Session,
-    rtcp: Session,
+    keys: Keyring,
     /// The one heard last comes first.
     sources: [Source; SOURCES_IN_MAX],
 }
@@ -68,22 +61,12 @@ impl Source {
 impl Receiver {
     /// Derives the session keys.
     pub fn new(kernels: Kernels, master: &MasterKey) -> Self {
-        let profile = profile(master.suite);
-        Self {
-            serial: master.serial,
-            kernels,
-            mki: master.mki,
-            rtp_tag: profile.rtp_tag,
-            rtcp_tag: profile.rtcp_tag,
-            rtp: Session::derive(kernels, master, Traffic::Rtp),
-            rtcp: Session::derive(kernels, master, Traffic::Rtcp),
-            sources: [Source::default(); SOURCES_IN_MAX],
-        }
+        Self { keys: Keyring::derive(kernels, master), sources: [Source::default(); SOURCES_IN_MAX] }
     }
 
     /// The number of its key.
     pub fn serial(&self) -> u32 {
-        self.serial
+        self.keys.serial
     }
 
     /// Makes an RTP packet of an SRTP packet, if it is of this key and new.
@@ -97,8 +80,8 @@ impl Receiver {
     pub fn read_rtp_foreseen(&mut self, packet: &mut Datagram<'_>, foreseen: Option<&Foreseen>) -> Result<(), Error> {
         let Place { header, ssrc, source, index } = self.place(packet.as_ref())?;
         // Packets before it may have changed which cycle its number is of.
-        let foreseen = foreseen.filter(|it| it.serial == self.serial && it.rollover == packet::rollover(index));
-        packet::open_rtp(self.rtp_form(), &self.rtp, packet, header, ssrc, index, foreseen.map(|it| it.tag))?;
+        let foreseen = foreseen.filter(|it| it.serial == self.keys.serial && it.rollover == packet::rollover(index));
+        packet::open_rtp(self.keys.rtp_form, &self.keys.rtp, packet, header, ssrc, index, foreseen.map(|it| it.tag))?;
         self.front(source, ssrc).rtp.note(index);
         Ok(())
     }
@@ -107,7 +90,7 @@ impl Receiver {
     #[inline]
     pub fn signing<'a>(&'a self, bytes: &'a [u8]) -> Option<Signing<'a>> {
         let Place { header, index, .. } = self.place(bytes).ok()?;
-        packet::expected(self.rtp_form(), self.serial, &self.rtp, bytes, header, index)
+        packet::expected(self.keys.rtp_form, self.keys.serial, &self.keys.rtp, bytes, header, index)
     }
 
     /// Makes an RTCP compound of an SRTCP packet, if it is of this key and new.
@@ -117,14 +100,13 @@ impl Receiver {
             return Err(Error::Short);
         }
         let ssrc = u32_at(bytes, 4);
-        let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtcp_tag };
-        let parts = RtcpParts::find(form, &self.rtcp, bytes)?;
+        let parts = RtcpParts::find(self.keys.rtcp_form, &self.keys.rtcp, bytes)?;
         let source = self.find(ssrc);
         let index = u64::from(parts.index());
         if source.is_some_and(|at| !self.sources[at].rtcp.is_fresh(index)) {
             return Err(Error::Replay);
         }
-        packet::open_rtcp(form, &self.rtcp, packet, &parts, ssrc)?;
+        packet::open_rtcp(self.keys.rtcp_form, &self.keys.rtcp, packet, &parts, ssrc)?;
         self.front(source, ssrc).rtcp.note(index);
         Ok(())
     }
@@ -140,7 +122,7 @@ impl Receiver {
 
     /// Shows how far its sources are.
     pub fn show(&self, record: &mut StreamRecord) {
-        record.srtp_key_in = self.serial;
+        record.srtp_key_in = self.keys.serial;
         for (at, source) in self.sources.iter().enumerate() {
             record.srtp_ssrc_in[at] = source.ssrc;
             record.srtp_next_in[at] = source.rtp.highest().map_or(0, |index| index + 1);
@@ -161,11 +143,6 @@ impl Receiver {
             return Err(Error::Replay);
         }
         Ok(Place { header, ssrc, source, index })
-    }
-
-    #[inline]
-    fn rtp_form(&self) -> Form {
-        Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag }
     }
 
     #[inline]
@@ -192,6 +169,9 @@ impl Receiver {
 /// Says all but the secrets.
 impl std::fmt::Debug for Receiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receiver").field("serial", &self.serial).field("sources", &self.sources).finish_non_exhaustive()
+        f.debug_struct("Receiver")
+            .field("serial", &self.keys.serial)
+            .field("sources", &self.sources)
+            .finish_non_exhaustive()
     }
 }

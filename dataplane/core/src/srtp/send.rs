@@ -5,27 +5,20 @@
 //! source that repeats itself is not sent twice, one that begins anew goes on with our next number, and one that
 //! another dataplane had sent goes on behind everything that one can have used.
 
-use super::keys::{Session, Traffic};
-use super::packet::{self, Form, Owed, Signing};
+use super::keys::Keyring;
+use super::packet::{self, Owed, Signing};
 use super::replay::Window;
-use super::suite::profile;
 use super::{Error, RTCP_AHEAD, RTCP_INDEX_MAX, RTP_AHEAD, RTP_INDEX_MAX, SOURCES_OUT_MAX, index, replay};
 use crate::driver::Datagram;
 use crate::limits::MAX_DROPOUT;
 use crate::wire::{rtp, u16_at, u32_at};
-use nebula_ring::srtp::{MasterKey, Mki};
+use nebula_ring::srtp::MasterKey;
 use nebula_ring::table::StreamRecord;
 use nebula_simd::Kernels;
 
 /// See the module.
 pub struct Sender {
-    serial: u32,
-    kernels: Kernels,
-    mki: Mki,
-    rtp_tag: usize,
-    rtcp_tag: usize,
-    rtp: Session,
-    rtcp: Session,
+    keys: Keyring,
     sources: [Source; SOURCES_OUT_MAX],
     /// How many of the places are taken: none is ever given up.
     taken: usize,
@@ -66,15 +59,8 @@ pub struct MustShow(pub bool);
 impl Sender {
     /// Derives the session keys.
     pub fn new(kernels: Kernels, master: &MasterKey) -> Self {
-        let profile = profile(master.suite);
         Self {
-            serial: master.serial,
-            kernels,
-            mki: master.mki,
-            rtp_tag: profile.rtp_tag,
-            rtcp_tag: profile.rtcp_tag,
-            rtp: Session::derive(kernels, master, Traffic::Rtp),
-            rtcp: Session::derive(kernels, master, Traffic::Rtcp),
+            keys: Keyring::derive(kernels, master),
             sources: [Source::default(); SOURCES_OUT_MAX],
             taken: 0,
             current: 0,
@@ -85,7 +71,7 @@ impl Sender {
 
     /// The number of its key.
     pub fn serial(&self) -> u32 {
-        self.serial
+        self.keys.serial
     }
 
     /// Makes an SRTP packet of an RTP packet that was checked.
@@ -93,7 +79,8 @@ impl Sender {
     pub fn protect_rtp(&mut self, packet: &mut Datagram<'_>) -> Result<MustShow, Error> {
         let (must_show, owed) = self.protect_rtp_owing(packet)?;
         if let Some(owed) = owed
-            && let Some(tag) = self.signing(&owed, packet.as_ref()).map(|signing| signing.tag(self.kernels))
+            && let Some(tag) =
+                self.signing(&owed, packet.as_ref()).map(|signing| signing.tag(self.keys.rtp_form.kernels))
         {
             owed.pay(packet, &tag);
         }
@@ -112,8 +99,7 @@ impl Sender {
         let must_show = source.shown < index || source.shown == 0;
         bytes[2..4].copy_from_slice(&(index as u16).to_be_bytes());
         bytes[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtp_tag };
-        let owed = packet::seal_rtp(form, &self.rtp, packet, header, ssrc, index)?;
+        let owed = packet::seal_rtp(self.keys.rtp_form, &self.keys.rtp, packet, header, ssrc, index)?;
         if must_show {
             self.sources[self.current].shown = index + RTP_AHEAD;
         }
@@ -123,7 +109,7 @@ impl Sender {
     /// What a tag that is owed to a packet is to be computed from.
     #[inline]
     pub fn signing<'a>(&'a self, owed: &Owed, bytes: &'a [u8]) -> Option<Signing<'a>> {
-        owed.signing(self.serial, &self.rtp, bytes)
+        owed.signing(self.keys.serial, &self.keys.rtp, bytes)
     }
 
     /// Makes an SRTCP packet of an RTCP compound that was checked.
@@ -134,8 +120,7 @@ impl Sender {
         self.rtcp_index += 1;
         let must_show = self.rtcp_index > self.rtcp_shown;
         let ssrc = packet.as_ref().get(4..8).map_or(0, |_| u32_at(packet.as_ref(), 4));
-        let form = Form { kernels: self.kernels, mki: self.mki, tag: self.rtcp_tag };
-        packet::seal_rtcp(form, &self.rtcp, packet, ssrc, self.rtcp_index)?;
+        packet::seal_rtcp(self.keys.rtcp_form, &self.keys.rtcp, packet, ssrc, self.rtcp_index)?;
         if must_show {
             self.rtcp_shown = self.rtcp_index.saturating_add(RTCP_AHEAD);
         }
@@ -155,7 +140,7 @@ impl Sender {
 
     /// Shows what it may have used up.
     pub fn show(&self, record: &mut StreamRecord) {
-        record.srtp_key_out = self.serial;
+        record.srtp_key_out = self.keys.serial;
         for (at, source) in self.sources[..self.taken].iter().enumerate() {
             record.srtp_ssrc_out[at] = source.ssrc;
             record.srtp_used_out[at] = source.shown;
@@ -249,6 +234,6 @@ impl Source {
 impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let sources = &self.sources[..self.taken];
-        f.debug_struct("Sender").field("serial", &self.serial).field("sources", &sources).finish_non_exhaustive()
+        f.debug_struct("Sender").field("serial", &self.keys.serial).field("sources", &sources).finish_non_exhaustive()
     }
 }
