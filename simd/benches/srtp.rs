@@ -12,6 +12,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use nebula_simd::aes::Schedule;
 use nebula_simd::{Kernels, Level, ctr, gcm, hmac};
 use std::hint::black_box;
+use std::time::Duration;
 
 /// Bytes of a whole RTP packet: G.729 and Opus at low rates, G.711 in 20 ms, in 40 ms, and video.
 const SIZES: [usize; 4] = [60, 172, 332, 1200];
@@ -173,5 +174,12 @@ fn schedule(key: &[u8; 32], long: bool) -> Schedule {
     if long { Schedule::aes_256(key) } else { Schedule::aes_128(key.first_chunk().expect("16 of 32")) }
 }
 
-criterion_group!(benches, aes_cm, aes_gcm, parts);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+        .sample_size(30);
+    targets = aes_cm, aes_gcm, parts
+}
 criterion_main!(benches);
