@@ -13,7 +13,7 @@ use nebula_core::record::record;
 use nebula_core::time::Nanos;
 use nebula_core::view::StreamView;
 use nebula_io::PacketDriver;
-use nebula_io::uring::{self, Uring};
+use nebula_io::uring::{self, Gather, Uring};
 use nebula_io::xdp::{self, Xdp};
 use nebula_ring::event::{Event, Reason};
 use nebula_ring::segment::Counter;
@@ -32,9 +32,10 @@ const HEARTBEAT_NANOS: u64 = 1_000_000_000;
 /// sees an answer sees what it did. A record is 504 bytes, so publishing each packet by itself cost 7% of the relay.
 const PUBLISH_INTERVAL_NANOS: u64 = 100_000_000;
 
-/// Packets within `LOAD_WINDOW_NANOS` from which on a worker gathers before it handles: 2,000 a second. Below that the
-/// system calls are cheap, and each packet is handled at once.
-const BATCH_PACKETS_MIN: u64 = 20;
+/// A gather ends sooner when so many times the packets have come that its time brings on average. So steady traffic is gathered
+/// for that time, and a burst is handled while it still arrives.
+const BURST_FACTOR: u64 = 2;
+/// How long packets are counted for that average.
 const LOAD_WINDOW_NANOS: u64 = 10_000_000;
 
 /// Runs until `stop`; `ready` is called once everything is set up.
@@ -82,8 +83,7 @@ fn drive(
         engine: Engine::new(Limits { streams_max: options.streams_max }),
         mail,
         end,
-        batch: options.batch(),
-        load: Load::default(),
+        load: Load::new(options.batch()),
         figures: Figures::new(now()),
         overload: Overload::new(options.overload()),
         commands_wait: false,
@@ -113,7 +113,6 @@ struct Worker<D> {
     engine: Engine,
     mail: Mail,
     end: WorkerEnd,
-    batch: Option<Duration>,
     load: Load,
     figures: Figures,
     overload: Overload,
@@ -128,7 +127,7 @@ impl<D: PacketDriver> Worker<D> {
     fn turn(&mut self) -> std::io::Result<()> {
         let (asleep_at, due) = (now(), self.due());
         self.figures.turn_ends(asleep_at);
-        self.driver.wait(Some(self.timeout(asleep_at, due)), self.batch.filter(|_| self.load.is_high))?;
+        self.driver.wait(Some(self.timeout(asleep_at, due)), self.load.gather())?;
         let now = now();
         self.figures.turn_begins(now, due);
         self.receive(now);
@@ -315,22 +314,34 @@ impl EventSink for Events<'_> {
     }
 }
 
-/// Whether so many packets come that gathering them is worth it.
-#[derive(Debug, Default)]
+/// How many packets come, and so whether and how to gather them.
+#[derive(Debug)]
 struct Load {
+    /// How long to gather; zero never does.
+    time: Duration,
     window_start: Nanos,
     received_before: u64,
-    is_high: bool,
+    enough: u32,
 }
 
 impl Load {
+    fn new(time: Option<Duration>) -> Self {
+        Self { time: time.unwrap_or_default(), window_start: Nanos(0), received_before: 0, enough: 0 }
+    }
+
+    /// None where a burst is one packet: system calls are cheap then, and each packet is handled at once.
+    fn gather(&self) -> Option<Gather> {
+        (self.enough > 1).then_some(Gather { time: self.time, enough: self.enough })
+    }
+
     fn update(&mut self, now: Nanos, received: u64) {
         let elapsed = now.since(self.window_start);
         if elapsed < LOAD_WINDOW_NANOS {
             return;
         }
-        // A window that was slept over counts as the shortest one: a burst after silence is gathered one window later.
-        self.is_high = (received - self.received_before) * LOAD_WINDOW_NANOS >= BATCH_PACKETS_MIN * elapsed;
+        // A window that was slept over brings the average down: a burst after silence is gathered one window later.
+        let enough = (received - self.received_before) * BURST_FACTOR * self.time.as_nanos() as u64 / elapsed;
+        self.enough = u32::try_from(enough).unwrap_or(u32::MAX);
         (self.window_start, self.received_before) = (now, received);
     }
 }
@@ -359,15 +370,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_is_judged_by_the_rate_of_the_last_window() {
-        let mut load = Load::default();
+    fn packets_are_gathered_from_the_rate_on_at_which_a_burst_is_more_than_one() {
+        let mut load = Load::new(Some(Duration::from_micros(200)));
+        let enough = |load: &Load| load.gather().map(|gather| gather.enough);
         load.update(Nanos(1_000_000_000), 1);
-        assert!(!load.is_high);
+        assert_eq!(enough(&load), None);
         load.update(Nanos(1_005_000_000), 101);
-        assert!(!load.is_high, "the window is not over");
-        load.update(Nanos(1_010_000_000), 201);
-        assert!(load.is_high);
-        load.update(Nanos(1_030_000_000), 239);
-        assert!(!load.is_high, "19 packets in 10 ms");
+        assert_eq!(enough(&load), None, "the window is not over");
+        load.update(Nanos(1_010_000_000), 501);
+        assert_eq!(enough(&load), Some(20), "50,000 a second: 10 in the time, twice");
+        load.update(Nanos(1_030_000_000), 600);
+        assert_eq!(enough(&load), None, "99 packets in 20 ms");
+        load.update(Nanos(1_040_000_000), 650);
+        assert_eq!(enough(&load), Some(2));
+        let mut never = Load::new(None);
+        never.update(Nanos(1_000_000_000), 1_000_000);
+        assert_eq!(never.gather(), None);
     }
 }

@@ -18,15 +18,16 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use uring::Gather;
 
 /// What a worker's loop asks of a driver, apart from what its engine does.
 pub trait PacketDriver: Driver + 'static {
     /// What the engine drives while packets are handed to it.
     type Turn<'a>: Driver;
 
-    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `batch` it may
-    /// sleep on for so long to gather more.
-    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()>;
+    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `gather` it may
+    /// sleep on to gather more.
+    fn wait(&mut self, timeout: Option<Duration>, gather: Option<Gather>) -> io::Result<()>;
 
     /// Hands the packets that have come to `handle`, several at once, which may drive the driver meanwhile. What it says of
     /// each in `Incoming::forward` is then done.
@@ -56,8 +57,8 @@ pub trait PacketDriver: Driver + 'static {
 impl PacketDriver for uring::Uring {
     type Turn<'a> = Self;
 
-    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
-        Self::wait(self, timeout, batch)
+    fn wait(&mut self, timeout: Option<Duration>, gather: Option<Gather>) -> io::Result<()> {
+        Self::wait(self, timeout, gather)
     }
 
     fn receive<F>(&mut self, handle: F)

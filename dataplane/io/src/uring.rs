@@ -51,6 +51,15 @@ pub struct Options {
     pub socket_buffer_bytes: Option<usize>,
 }
 
+/// What a wait gathers before it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gather {
+    /// How long, from the wait's begin. If nothing has come by then, the first that comes ends it.
+    pub time: Duration,
+    /// How many completions end it sooner.
+    pub enough: u32,
+}
+
 /// What the driver counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -155,9 +164,9 @@ impl Uring {
         Ok(uring)
     }
 
-    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `batch`, once
-    /// awake-worthy things happen it sleeps on for up to that long to gather more: fewer turns, a little latency.
-    pub fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
+    /// Sends what is queued and sleeps until a packet comes, the eventfd is raised or `timeout` is over. With `gather` it sleeps
+    /// on until enough has come, or that time is over: fewer turns, a little latency. Kernels before 6.12 cannot.
+    pub fn wait(&mut self, timeout: Option<Duration>, gather: Option<Gather>) -> io::Result<()> {
         self.counters.turns += 1;
         let timeout = self.end_rest(timeout);
         self.arm_ended_receives();
@@ -166,11 +175,11 @@ impl Uring {
         if let Some(timeout) = &timeout {
             args = args.timespec(timeout);
         }
-        let batch = batch.filter(|_| self.min_wait);
-        if let Some(batch) = batch {
-            args = args.min_wait_usec(batch.as_micros() as u32);
+        let mut want = 1;
+        if let Some(Gather { time, enough }) = gather.filter(|_| self.min_wait) {
+            args = args.min_wait_usec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+            want = (enough as usize).clamp(1, COMPLETIONS_PER_TURN_MAX);
         }
-        let want = if batch.is_some() { COMPLETIONS_PER_TURN_MAX } else { 1 };
         let result = self.ring.submitter().submit_with_args(want, &args);
         self.recycle_sent();
         match result.map_err(|error| error.raw_os_error().unwrap_or(0)) {

@@ -141,7 +141,7 @@ impl Xdp {
 impl PacketDriver for Xdp {
     type Turn<'a> = Turn<'a>;
 
-    fn wait(&mut self, timeout: Option<Duration>, batch: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, gather: Option<uring::Gather>) -> io::Result<()> {
         let mut index = 0;
         let mut timeout = timeout;
         for group in &mut self.side.groups {
@@ -168,7 +168,7 @@ impl PacketDriver for Xdp {
             Some(how_long) if self.poll_busily(how_long.min(timeout.unwrap_or(how_long))) => Some(Duration::ZERO),
             _ => timeout,
         };
-        let waited = self.uring.wait(timeout, batch.filter(|_| may_sleep));
+        let waited = self.uring.wait(timeout, gather.filter(|_| may_sleep));
         self.side.shared.awake(self.side.worker);
         for queue in self.side.groups.iter_mut().flat_map(|group| &mut group.queues) {
             queue.send_rest();
