@@ -9,6 +9,7 @@ use crate::engine::EventSink;
 use crate::limits::RTCP_BYTES_MAX;
 use crate::outlet::Outlet;
 use crate::record;
+use crate::srtp::Keys;
 use crate::stream::{Stream, expectation};
 use crate::table::Table;
 use crate::time::Nanos;
@@ -153,16 +154,33 @@ fn destroy_stream(
     Ok(())
 }
 
-/// Ends a stream here that goes on elsewhere: without a BYE.
+/// Ends a stream here that goes on elsewhere: without a BYE. Returns its keys.
 pub(crate) fn hand_over(
     table: &mut Table,
     now: Nanos,
     id: StreamId,
     out: &mut Outlet<'_, impl Driver, impl EventSink>,
-) -> Result<(), Reason> {
+) -> Result<Option<Keys>, Reason> {
     let index = table.find(id).ok_or(Reason::UnknownStream)?;
     table[index].reporter = None;
-    destroy_stream(table, now, id, out)
+    let keys = table[index].safe.take().map(|safe| table.vault.take(safe));
+    destroy_stream(table, now, id, out)?;
+    Ok(keys)
+}
+
+/// A stream that came from elsewhere goes on with its keys as they stood there.
+pub(crate) fn entrust(
+    table: &mut Table,
+    id: StreamId,
+    keys: Keys,
+    out: &mut Outlet<'_, impl Driver, impl EventSink>,
+) -> Result<(), Reason> {
+    let index = table.find(id).ok_or(Reason::UnknownStream)?;
+    let safe = table[index].safe.ok_or(Reason::Invalid)?;
+    *table.vault.keys_mut(safe) = keys;
+    table.touch(index);
+    show_keys(table, index, out);
+    Ok(())
 }
 
 fn create_bridge(

@@ -1,6 +1,6 @@
 //! A worker's engine: one call per input, each fully handled before the next.
 
-use crate::apply::{apply, collide, hand_over};
+use crate::apply::{apply, collide, entrust, hand_over};
 use crate::batch::{self, BATCH_MAX};
 use crate::driver::{Component, Datagram, Driver, Forward, Incoming, Socket, StreamIndex};
 use crate::egress::protect;
@@ -10,7 +10,7 @@ use crate::ingress::latch::Verdict;
 use crate::ingress::unprotect;
 use crate::limits::{Limits, PACKET_BYTES_MAX, RTCP_BYTES_MAX, TIMERS_PER_TICK_MAX};
 use crate::outlet::Outlet;
-use crate::srtp::Foreseen;
+use crate::srtp::{Foreseen, Keys};
 use crate::table::Table;
 use crate::time::Nanos;
 use crate::view::StreamView;
@@ -180,16 +180,28 @@ impl Engine {
     }
 
     /// Forgets a stream that another engine goes on with: its sockets are closed, nobody is told, and its place is shown once
-    /// more as free.
+    /// more as free. Returns the keys that it had, for `entrust`.
     pub fn hand_over(
         &mut self,
         now: Nanos,
         id: StreamId,
         driver: &mut impl Driver,
         events: &mut impl EventSink,
-    ) -> Result<(), Reason> {
+    ) -> Result<Option<Keys>, Reason> {
         let now = self.advance(now);
         hand_over(&mut self.table, now, id, &mut Outlet::new(driver, events))
+    }
+
+    /// A stream that was resumed here goes on with the keys that `hand_over` took from it. A record says what may have been
+    /// sent and heard, the keys what was: so nothing is left out, late packets are read, and a key just changed still holds.
+    pub fn entrust(
+        &mut self,
+        id: StreamId,
+        keys: Keys,
+        driver: &mut impl Driver,
+        events: &mut impl EventSink,
+    ) -> Result<(), Reason> {
+        entrust(&mut self.table, id, keys, &mut Outlet::new(driver, events))
     }
 
     /// Its sockets and their addresses.

@@ -3,8 +3,11 @@
 //!
 //! The worker that gives a stream away has what its sockets' receives had taken handled first, then closes its own descriptors;
 //! the sockets stay bound by second ones, with all that comes meanwhile queued in them. The stream's configuration and its last
-//! record are all that the other worker needs: it goes on as after a restart, with the sockets it was given.
+//! record are all that the other worker needs: it goes on as after a restart, with the sockets it was given. What protects it
+//! goes along as it is (rollover counters, replay windows, the next index, the key before): so no number is left out and no
+//! late packet refused.
 
+use nebula_core::srtp::Keys;
 use nebula_ring::command::{StreamConfig, StreamId};
 use nebula_ring::table::StreamRecord;
 use rustix::fd::OwnedFd;
@@ -24,6 +27,8 @@ pub struct Migrant {
     pub config: StreamConfig,
     /// As it stood.
     pub record: StreamRecord,
+    /// What protects it, if anything does. Some 4 KiB, so not among those that wait.
+    pub keys: Option<Box<Keys>>,
     /// Its sockets, by their addresses.
     pub sockets: [Option<(SocketAddr, OwnedFd)>; 2],
 }

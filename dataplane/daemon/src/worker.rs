@@ -183,14 +183,15 @@ impl<D: PacketDriver> Worker<D> {
     }
 
     fn adopt(&mut self, now: Nanos, migrant: Migrant) -> Result<(), Reason> {
-        let Migrant { id, config, record, sockets } = migrant;
+        let Migrant { id, config, record, keys, sockets } = migrant;
         self.driver.adopt(sockets);
         let mut answer = Answer { end: &mut self.end, result: Ok(()) };
         let command = Command::ResumeStream { id, config, record };
         self.engine.apply(now, 0, &command, &mut self.driver, &mut answer);
         // Sockets that nobody took are closed.
         self.driver.adopt([None, None]);
-        answer.result
+        answer.result?;
+        keys.map_or(Ok(()), |keys| self.engine.entrust(id, *keys, &mut self.driver, &mut Events(&mut self.end)))
     }
 
     /// Hands a stream to another worker.
@@ -211,11 +212,11 @@ impl<D: PacketDriver> Worker<D> {
             // It stays: its receives are armed again by themselves.
             return Err(Reason::NoFileDescriptor);
         }
-        self.engine.hand_over(now, id, &mut self.driver, &mut Events(&mut self.end))?;
+        let keys = self.engine.hand_over(now, id, &mut self.driver, &mut Events(&mut self.end))?.map(Box::new);
         // Its record goes with it: should it come back, there must not be two of its name.
         self.publish(now);
         self.end.publish(index.0 as usize, &StreamRecord::default());
-        let migrant = Migrant { id, config, record, sockets: shared };
+        let migrant = Migrant { id, config, record, keys, sockets: shared };
         match self.mail.post.send(worker, migrant) {
             Ok(()) => Ok(()),
             Err(migrant) => self.adopt(now, migrant).and(Err(Reason::TableFull)),

@@ -3,6 +3,10 @@
 mod common;
 
 use common::{Process, call, config, done, free_port, peer, record_when, rtp};
+use nebula_core::driver::Datagram;
+use nebula_core::srtp::{Kernels, Receiver, Sender};
+use nebula_ring::drops::DropReason;
+use nebula_ring::srtp::{MasterKey, Mki, SrtpConfig, Suite};
 use nebula_ring::{Command, Event, Mode, Reason, StreamConfig, StreamId};
 use std::net::UdpSocket;
 
@@ -89,4 +93,94 @@ fn a_stream_moves_to_where_the_other_leg_is_without_a_lost_packet() {
     for leg in [&a, &b] {
         UdpSocket::bind(("127.0.0.1", leg.config.rtp_port)).expect("no second descriptor is left");
     }
+}
+
+/// A phone that protects, and its stream.
+struct Safe {
+    leg: Leg,
+    out: Sender,
+    heard: Receiver,
+}
+
+impl Safe {
+    fn new(suite: Suite, ssrc: u32) -> Self {
+        let key = |seed: u8| {
+            let bytes: Vec<u8> = (0..suite.key_bytes() + suite.salt_bytes()).map(|n| n as u8 ^ seed).collect();
+            MasterKey::new(1, suite, &bytes, Mki::default()).unwrap()
+        };
+        let (theirs, ours) = (key(ssrc as u8), key(0x80 | ssrc as u8));
+        let (out, heard) = (Sender::new(Kernels::detect(), &theirs), Receiver::new(Kernels::detect(), &ours));
+        let mut leg = Leg::new(Mode::Bridge, ssrc);
+        leg.config.srtp = Some(SrtpConfig { receive: Some(theirs), send: Some(ours) });
+        Self { leg, out, heard }
+    }
+
+    fn protected(&mut self, number: u32) -> Vec<u8> {
+        let mut buffer = [0; 240];
+        buffer[..172].copy_from_slice(&rtp(7, number));
+        let mut packet = Datagram::new(&mut buffer, 172);
+        let _ = self.out.protect_rtp(&mut packet).unwrap();
+        packet.as_ref().to_vec()
+    }
+
+    fn send(&self, packet: &[u8]) {
+        self.leg.phone.send_to(packet, ("127.0.0.1", self.leg.config.rtp_port)).unwrap();
+    }
+
+    /// The next packet must be authentic, new, and this one, under its own number.
+    fn hears(&mut self, number: u32) {
+        let mut buffer = [0; 1500];
+        let len = self.leg.phone.recv(&mut buffer).unwrap();
+        let mut packet = Datagram::new(&mut buffer, len);
+        self.heard.read_rtp(&mut packet).unwrap();
+        assert_eq!(packet.as_ref(), rtp(7, number), "number {number}");
+    }
+}
+
+/// A packet each way; every one must come, so that the next number is known to be the next.
+fn talk(a: &mut Safe, b: &mut Safe, number: u32) {
+    let packet = a.protected(number);
+    a.send(&packet);
+    b.hears(number);
+    let packet = b.protected(number);
+    b.send(&packet);
+    a.hears(number);
+}
+
+#[test]
+fn protection_moves_along_exactly_as_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &["--cores", "0,0", "--streams-max", "16"]);
+    let mut control = process.attach();
+    let (mut a, mut b) = (Safe::new(Suite::AeadAes256Gcm, 1), Safe::new(Suite::AesCm128HmacSha1_80, 2));
+    done(&mut control.workers()[0], &Command::CreateStream { id: A, config: a.leg.config.clone() });
+    done(&mut control.workers()[1], &Command::CreateStream { id: B, config: b.leg.config.clone() });
+    done(&mut control.workers()[1], &Command::MigrateStream { id: B, worker: 0 });
+    done(&mut control.workers()[0], &Command::CreateBridge { a: A, b: B });
+    // It begins where the system passes numbers on as they are, and comes to its first rollover.
+    let mut number = 62_400;
+    while number < 65_500 {
+        talk(&mut a, &mut b, number);
+        number += 25;
+    }
+    let late = b.protected(number - 3);
+    for _ in 0..3 {
+        (number..number + 20).for_each(|number| talk(&mut a, &mut b, number));
+        number += 20;
+        done(&mut control.workers()[0], &Command::MigrateStream { id: B, worker: 1 });
+        done(&mut control.workers()[1], &Command::MigrateStream { id: B, worker: 0 });
+        done(&mut control.workers()[0], &Command::CreateBridge { a: A, b: B });
+    }
+    assert!(number > 65_536, "a rollover counter went along");
+    // What was sent before is let in once: not lost with its window, and no replay after it.
+    let replay = late.clone();
+    b.send(&late);
+    a.hears(65_497);
+    b.send(&replay);
+    talk(&mut a, &mut b, number);
+    let record = record_when(&control.workers()[0], B, |record| record.drops().total() > 0);
+    assert_eq!((record.drops().total(), record.drops().get(DropReason::Replay)), (1, 1));
+    assert_eq!((record.rollover_in, record.rollover_out), (1, 1));
+    let record = record_when(&control.workers()[0], A, |record| record.packets_out == record.packets_in + 1);
+    assert_eq!(record.drops().total(), 0);
 }

@@ -26,7 +26,8 @@ pub use packet::{Owed, Signing};
 pub use receive::{Foreseen, Receiver};
 pub use send::{MustShow, Sender};
 pub use suite::{SRTCP_ROOM_BYTES, SRTP_ROOM_BYTES};
-pub(crate) use vault::{Keys, Safe, Vault};
+pub use vault::Keys;
+pub(crate) use vault::{Safe, Vault};
 
 use nebula_ring::drops::DropReason;
 

@@ -20,12 +20,14 @@ pub(crate) struct Vault {
     free: Vec<Safe>,
 }
 
-/// The keys of one stream.
+/// The keys of one stream, with what was heard and used up under each. They move from engine to engine as they are.
 #[derive(Debug, Default)]
 pub struct Keys {
+    /// What the peer protects with, once it has said so.
     pub receive: Option<Receiver>,
     /// The key before, for packets that were in flight when it was changed, and until when.
     former: Option<(Receiver, Nanos)>,
+    /// What we protect with.
     pub send: Option<Sender>,
 }
 
@@ -65,11 +67,16 @@ impl Vault {
         Some(safe)
     }
 
+    /// Takes a stream's keys out, with all that is known of each.
+    pub fn take(&mut self, safe: Safe) -> Keys {
+        self.free.push(safe);
+        std::mem::take(&mut self.safes[safe.0 as usize])
+    }
+
     /// Destroys a stream's keys.
     pub fn empty(&mut self, safe: Option<Safe>) {
         if let Some(safe) = safe {
-            self.safes[safe.0 as usize] = Keys::default();
-            self.free.push(safe);
+            self.take(safe);
         }
     }
 
