@@ -121,6 +121,16 @@ impl System {
         serde_json::from_str(&self.get_text("http", path)).expect("JSON")
     }
 
+    /// `POST /rpc` on a role's port: the result, which must be one.
+    pub fn rpc(&self, port: &str, method: &str, params: Value) -> Value {
+        let request = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let url = format!("http://{}/rpc", self.address(port));
+        let mut response = ureq::post(&url).send_json(&request).unwrap_or_else(|e| panic!("{method}: {e}"));
+        let response: Value = response.body_mut().read_json().expect("JSON");
+        assert!(response["error"].is_null(), "{method} {params}: {response}");
+        response["result"].clone()
+    }
+
     /// The call records, newest first.
     pub fn cdrs(&self) -> Vec<Value> {
         self.get("/v1.0/cdrs?limit=10000").as_array().expect("an array").clone()

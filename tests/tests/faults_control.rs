@@ -19,6 +19,11 @@ fn a_killed_dataplane_goes_on_in_another_under_srtp() {
 }
 
 #[test]
+fn control_and_dataplane_killed_at_once_use_no_index_twice() {
+    test("both");
+}
+
+#[test]
 fn a_frozen_control_costs_no_packet_and_goes_on() {
     test("cut");
 }

@@ -47,6 +47,8 @@ pub struct Agent {
     restored_at_ms: u64,
     /// Counts attachments: what belongs to an earlier one is void.
     attachment: u64,
+    /// What is put over the SSRCs of streams that are made again under SRTP with nobody knowing how far they were.
+    rename: u32,
 }
 
 /// A stream that an earlier agent left behind.
@@ -131,6 +133,7 @@ impl Agent {
             ended: HashSet::new(),
             restored_at_ms: 0,
             attachment: 0,
+            rename: 1,
         }
     }
 

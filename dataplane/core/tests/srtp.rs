@@ -362,6 +362,109 @@ fn a_successor_goes_on_behind_all_that_was_sent_and_hears_no_replays() {
     }
 }
 
+/// Both streams of a rig as they stand: configurations and records.
+fn stand(rig: &Rig) -> Vec<(StreamId, StreamConfig, StreamRecord)> {
+    rig.engine.streams().map(|(_, view)| (view.id, view.config.clone(), record(&view))).collect()
+}
+
+#[test]
+fn keys_that_are_handed_over_go_on_as_they_stood() {
+    for (suite, _) in SUITES {
+        let (mut rig, mut out, mut heard) = half(suite);
+        let mut protected = Vec::new();
+        for sequence in 65_400..65_600u32 {
+            protected.push(out.encrypt_rtp(&rtp(8, sequence as u16, 0, SSRC)).unwrap().to_vec());
+        }
+        // One is late.
+        let late = protected.remove(150);
+        for (packet, sequence) in protected.iter().zip(100..) {
+            rig.hear(1, Rtp, Some(A), packet);
+            let (sent, _) = rig.hear(2, Rtp, Some(B), &rtp(8, sequence, 0, 9));
+            heard.decrypt_rtp(&sent).unwrap();
+        }
+        let (sent, _) = rig.hear(2, Rtcp, Some(B_RTCP), &report(9));
+        heard.decrypt_rtcp(&sent).unwrap();
+        // The phone takes a new key; what it sent under the one before is still on its way.
+        let (theirs, ours) = (master(suite, 2, 3), master(suite, 1, 2));
+        rig.apply(Command::UpdateStream { id: StreamId(1), config: secured(1, &theirs, &ours) }).unwrap();
+        let mut heir = Rig::new();
+        for (id, config, record) in stand(&rig) {
+            let keys = rig.engine.hand_over(rig.now, id, &mut rig.driver, &mut rig.events).unwrap();
+            assert_eq!(keys.is_some(), config.srtp.is_some());
+            heir.apply(Command::ResumeStream { id, config, record }).unwrap();
+            if let Some(keys) = keys {
+                heir.engine.entrust(id, keys, &mut heir.driver, &mut heir.events).unwrap();
+            }
+        }
+        assert!(rig.engine.streams().next().is_none());
+        heir.apply(Command::CreateBridge { a: StreamId(1), b: StreamId(2) }).unwrap();
+        let (got, _) = heir.hear(1, Rtp, Some(A), &late);
+        assert_eq!(
+            got,
+            rtp(8, 14, 0, SSRC),
+            "{suite:?}: within the window, under the rollover counter and the key of before"
+        );
+        for old in [&late, &protected[0], protected.last().unwrap()] {
+            assert_eq!(heir.dropped(1, A, old), Replay, "{suite:?}");
+        }
+        let plain = rtp(8, 14, 1, SSRC);
+        assert_eq!(heir.hear(1, Rtp, Some(A), &context(&theirs).encrypt_rtp(&plain).unwrap()).0, plain);
+        let (sent, _) = heir.hear(2, Rtp, Some(B), &rtp(8, 299, 0, 9));
+        assert_eq!(heard.decrypt_rtp(&sent).unwrap(), rtp(8, 299, 0, 9), "the very next number");
+        assert_eq!(heir.dropped(2, B, &rtp(8, 298, 0, 9)), OutOfOrder, "{suite:?}: used up");
+        let (sent, _) = heir.hear(2, Rtcp, Some(B_RTCP), &report(9));
+        heard.decrypt_rtcp(&sent).unwrap();
+        if suite == Suite::AesCm128HmacSha1_80 {
+            assert_eq!(sent[sent.len() - 14..][..4], (1u32 << 31 | 2).to_be_bytes(), "the very next index");
+        }
+        assert!(heir.events.table[&1].srtp_used_out[0] >= 299, "{suite:?}: and it is shown");
+    }
+}
+
+#[test]
+fn where_nobody_knows_what_was_sent_no_index_comes_again() {
+    for (suite, _) in [SUITES[0], SUITES[5]] {
+        let (mut rig, _, mut heard) = half(suite);
+        rig.hear(2, Rtp, Some(B), &rtp(8, 999, 0, SSRC));
+        // All that is kept, while far more is sent than any bound on the rate would allow for: more than a cycle each time.
+        let kept = stand(&rig);
+        let (mut used, mut used_rtcp) = (BTreeSet::new(), BTreeSet::new());
+        for rename in [0, 0x0bad_cafe, 0x1234_5678] {
+            if rename != 0 {
+                rig = Rig::new();
+                for (id, config, record) in kept.clone() {
+                    let (srtp_ssrc_out, srtp_used_out) = Default::default();
+                    let record = StreamRecord { srtp_ssrc_out, srtp_used_out, srtp_rename_out: rename, ..record };
+                    rig.apply(Command::ResumeStream { id, config, record }).unwrap();
+                }
+                rig.apply(Command::CreateBridge { a: StreamId(1), b: StreamId(2) }).unwrap();
+            }
+            let name = (SSRC ^ rename).to_be_bytes();
+            for sequence in 1000..67_000u32 {
+                let plain = rtp(8, sequence as u16, 0, SSRC);
+                let (sent, _) = rig.hear(2, Rtp, Some(B), &plain);
+                assert!(used.insert(key_stream(&sent, &plain)), "{suite:?} {sequence}");
+                let read = heard.decrypt_rtp(&sent).unwrap();
+                assert_eq!((&read[..8], &read[8..12], &read[12..]), (&plain[..8], &name[..], &plain[12..]));
+            }
+            let (sent, _) = rig.hear(2, Rtcp, Some(B_RTCP), &report(SSRC));
+            assert_eq!(heard.decrypt_rtcp(&sent).unwrap()[4..8], name, "and reports say who reports");
+            assert!(used_rtcp.insert((sent[4..8].to_vec(), sent[sent.len() - 14..][..4].to_vec())));
+        }
+        // The next death is one whose table is there: the names stay.
+        let record = rig.events.table[&1];
+        let mine = rig.view(1).config.clone();
+        let mut heir = Rig::new();
+        heir.apply(Command::CreateStream { id: StreamId(2), config: config(2) }).unwrap();
+        heir.apply(Command::ResumeStream { id: StreamId(1), config: mine, record }).unwrap();
+        heir.apply(Command::CreateBridge { a: StreamId(1), b: StreamId(2) }).unwrap();
+        let plain = rtp(8, 1464, 0, SSRC);
+        let (sent, _) = heir.hear(2, Rtp, Some(B), &plain);
+        assert!(used.insert(key_stream(&sent, &plain)));
+        assert_eq!(heard.decrypt_rtp(&sent).unwrap()[8..12], (SSRC ^ 0x1234_5678).to_be_bytes());
+    }
+}
+
 /// A packet under the last number that the table tells of: a replay is refused before its tag is looked at.
 fn at_or_before(shown: &StreamRecord, packet: &[u8]) -> Vec<u8> {
     let mut old = packet.to_vec();

@@ -1,4 +1,5 @@
-//! Protected calls under a bad network, forgers, replays, changed keys and deaths of the dataplane, for thousands of seeds: no
+//! Protected calls under a bad network, forgers, replays, changed keys, moves to other workers and deaths of the dataplane, with its
+//! agent or without, for thousands of seeds: no
 //! key stream is ever used twice, nothing that was not the phone's gets through, and what leaves can be read.
 //!
 //! `NEBULA_SEEDS=100000` runs more; `NEBULA_SEED=42` replays one that failed (it is printed on failure).
@@ -42,6 +43,8 @@ struct Coverage {
     replays: u64,
     out_of_order: u64,
     deaths: u64,
+    double_deaths: u64,
+    moves: u64,
     spoke_on: u64,
     rekeyed: u64,
     old_key: u64,
@@ -59,7 +62,7 @@ fn no_key_stream_is_used_twice_whatever_happens() {
     println!("{} seeds: {sum:?}", seeds.end - seeds.start);
     if seeds.end - seeds.start >= 100 {
         let Coverage { relayed, rtcp, reports, read, bad_tags, replays, out_of_order, .. } = sum;
-        let Coverage { deaths, spoke_on, rekeyed, old_key, sources, .. } = sum;
+        let Coverage { deaths, double_deaths, moves, spoke_on, rekeyed, old_key, sources, .. } = sum;
         for (what, count) in [
             ("relayed", relayed),
             ("rtcp", rtcp),
@@ -69,6 +72,8 @@ fn no_key_stream_is_used_twice_whatever_happens() {
             ("replays", replays),
             ("repeats of a plain phone", out_of_order),
             ("deaths", deaths),
+            ("deaths of which the table was lost", double_deaths),
+            ("moves to another worker", moves),
             ("spoke on after a death", spoke_on),
             ("changed keys", rekeyed),
             ("packets of an old key that were in flight", old_key),
@@ -86,8 +91,8 @@ struct Phone {
     config: StreamConfig,
     /// Protects with the key of its serial; none if the phone speaks in the clear.
     out: Option<(u32, Sender)>,
-    /// Reads what we protect, by the serial of our key.
-    heard: BTreeMap<u32, Receiver>,
+    /// Reads what we protect, by the serial of our key and the names that sources had under it.
+    heard: BTreeMap<(u32, u32), Receiver>,
     ssrc: u32,
     /// How many sources it has had under the keys that its words go out with.
     sources: u32,
@@ -126,8 +131,10 @@ struct World {
     shown_until: Vec<Nanos>,
     /// Stream, serial of our key, and what two packets under one nonce would share.
     used: BTreeSet<(u64, u32, Vec<u8>)>,
-    /// Stream, serial of our key, SRTCP index.
-    used_rtcp: BTreeSet<(u64, u32, u32)>,
+    /// Stream, serial of our key, SSRC, SRTCP index.
+    used_rtcp: BTreeSet<(u64, u32, u32, u32)>,
+    /// A table of some time ago, and when it was that of the dataplane: what an agent may have kept.
+    kept: (Nanos, BTreeMap<u32, StreamRecord>),
     correlation: u64,
     bereaved: bool,
 }
@@ -154,6 +161,7 @@ impl World {
             shown_until: Vec::new(),
             used: BTreeSet::new(),
             used_rtcp: BTreeSet::new(),
+            kept: (Nanos(0), BTreeMap::new()),
             correlation: 0,
             bereaved: false,
             random,
@@ -174,8 +182,10 @@ impl World {
                 10..=12 => self.rekey(coverage),
                 13..=14 => self.begin_anew(coverage),
                 15 => self.die(coverage),
-                16 => self.network.jump(self.random.bits() % 3_000_000_000),
-                17..=25 => self.report(),
+                16 => self.move_on(coverage),
+                17 => self.kept = (self.published_at, self.ears.table.clone()),
+                18 => self.network.jump(self.random.bits() % 3_000_000_000),
+                19..=27 => self.report(),
                 _ => self.talk(),
             }
             let pause = 1 + self.random.below(40);
@@ -221,7 +231,7 @@ impl World {
             rtcp: at(if muxed { 4000 } else { 4001 }),
             config,
             out: keys.as_ref().map(|(theirs, _)| (theirs.serial, Sender::new(kernels, theirs))),
-            heard: keys.iter().map(|(_, ours)| (ours.serial, Receiver::new(kernels, ours))).collect(),
+            heard: keys.iter().map(|(_, ours)| ((ours.serial, 0), Receiver::new(kernels, ours))).collect(),
             ssrc: self.random.bits() as u32,
             sources: 1,
             sequence: if self.random.permille(500) { 65_500 } else { self.random.bits() as u16 },
@@ -325,7 +335,7 @@ impl World {
         if receive != theirs {
             phone.out = Some((receive.serial, Sender::new(kernels, &receive)));
         }
-        phone.heard.entry(send.serial).or_insert_with(|| Receiver::new(kernels, &send));
+        phone.heard.entry((send.serial, 0)).or_insert_with(|| Receiver::new(kernels, &send));
         let config = phone.config.clone();
         self.perform(Command::UpdateStream { id: StreamId(id), config });
     }
@@ -419,7 +429,8 @@ impl World {
         let at = packet.len() - behind - 4;
         let word = u32::from_be_bytes(*packet[at..].first_chunk().unwrap());
         assert_ne!(word & 1 << 31, 0, "encrypted");
-        assert!(self.used_rtcp.insert((to, ours.serial, word)), "an SRTCP index is used again");
+        let ssrc = u32::from_be_bytes(*packet[4..].first_chunk().unwrap());
+        assert!(self.used_rtcp.insert((to, ours.serial, ssrc, word)), "an SRTCP index is used again");
     }
 
     /// The phones read what has come to them.
@@ -460,9 +471,23 @@ impl World {
         self.engine = Engine::new(Limits { streams_max: 4 });
         let until = self.network.now().plus_millis(self.random.below(1500));
         self.network.run_until(until, &mut self.engine, &mut self.ears, |_, _, _, _| panic!("nobody listens"));
-        let table = std::mem::take(&mut self.ears.table);
+        let mut table = std::mem::take(&mut self.ears.table);
+        // With the agent: all that is left is what that had kept, be it long ago.
+        let rename = if self.random.permille(500) && !self.kept.1.is_empty() { self.random.bits() as u32 } else { 0 };
+        if rename != 0 {
+            coverage.double_deaths += 1;
+            let (at, kept) = self.kept.clone();
+            table = kept;
+            self.shown_until.iter_mut().for_each(|shown| *shown = (*shown).min(at));
+            self.heed(rename);
+        }
         let mut records: Vec<StreamRecord> = table.into_values().filter(|record| record.is(FLAG_OPEN)).collect();
         assert_eq!(records.len(), STREAMS.len());
+        for record in records.iter_mut().filter(|_| rename != 0) {
+            record.srtp_ssrc_out = Default::default();
+            record.srtp_used_out = Default::default();
+            record.srtp_rename_out = rename;
+        }
         while !records.is_empty() {
             let record = records.swap_remove(self.random.below(records.len() as u64) as usize);
             let config = self.phones[&record.id].config.clone();
@@ -470,6 +495,46 @@ impl World {
         }
         self.perform(Command::CreateBridge { a: StreamId(1), b: StreamId(2) });
         self.bereaved = true;
+    }
+
+    /// Who is called by other names from now on must be heard by them.
+    fn heed(&mut self, rename: u32) {
+        for phone in self.phones.values_mut() {
+            let ours = phone.config.srtp.as_ref().and_then(|srtp| srtp.send.as_ref());
+            phone.heard.extend(ours.map(|ours| ((ours.serial, rename), Receiver::new(Kernels::detect(), ours))));
+        }
+    }
+
+    /// All streams move to another engine, with their keys as they stand.
+    fn move_on(&mut self, coverage: &mut Coverage) {
+        coverage.moves += 1;
+        let drops = &self.engine.totals().drops;
+        coverage.bad_tags += drops.get(DropReason::BadTag);
+        coverage.replays += drops.get(DropReason::Replay);
+        coverage.out_of_order += drops.get(DropReason::OutOfOrder);
+        let now = self.network.now();
+        let migrants: Vec<_> = STREAMS
+            .map(StreamId)
+            .into_iter()
+            .map(|id| {
+                let (_, view) = self.engine.find(id).expect("one of three");
+                let (config, record) = (view.config.clone(), record(&view));
+                let keys = self.engine.hand_over(now, id, &mut self.network, &mut self.ears).expect("it is there");
+                assert_eq!(keys.is_some(), config.srtp.is_some());
+                (id, config, record, keys)
+            })
+            .collect();
+        // What the sockets had queued is gone here; a driver hands it in before.
+        self.network.crash();
+        self.engine = Engine::new(Limits { streams_max: 4 });
+        self.ears.table.clear();
+        for (id, config, record, keys) in migrants {
+            self.perform(Command::ResumeStream { id, config, record });
+            if let Some(keys) = keys {
+                self.engine.entrust(id, keys, &mut self.network, &mut self.ears).expect("it is there");
+            }
+        }
+        self.perform(Command::CreateBridge { a: StreamId(1), b: StreamId(2) });
     }
 
     fn perform(&mut self, command: Command) {

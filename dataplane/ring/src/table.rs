@@ -159,8 +159,9 @@ pub struct StreamRecord {
     pub srtp_used_out: [u64; SRTP_SOURCES_OUT],
     /// The highest SRTCP index that may have been used, in all sources together.
     pub srtcp_used_out: u32,
-    /// Zero.
-    pub srtp_padding: u32,
+    /// What is put over the SSRCs of what we protect (exclusive or). Zero, unless an agent and its dataplane died together: the
+    /// successor cannot know which indices were used, and under other SSRCs none is.
+    pub srtp_rename_out: u32,
     /// Room for more; zero.
     pub reserved: [u64; 5],
 }

@@ -133,6 +133,11 @@ pub const ROWS: &[Row] = &[
         fault: "kill -9 of the dataplane, all calls under SRTP",
         run: rows::control::dataplane_killed_under_srtp,
     },
+    Row {
+        name: "both",
+        fault: "kill -9 of nebula up and the dataplane at once, all calls under SRTP",
+        run: rows::control::both_killed_under_srtp,
+    },
     Row { name: "redis", fault: "Redis gone", run: rows::servers_away::redis },
     Row { name: "postgres", fault: "Postgres gone", run: rows::servers_away::postgres },
     Row { name: "cut", fault: "control and dataplane cut off from each other", run: rows::control::cut_off },

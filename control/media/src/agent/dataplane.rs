@@ -5,19 +5,13 @@ use super::stream::{Base, Place};
 use super::{Agent, BySwitchboard, Errand, Waif};
 use crate::placement::{PortPair, Ports, Workers};
 use crate::reconcile::{self, Found, Unclaimed};
-use nebula_ring::command::{Command, StreamId};
+use nebula_ring::command::{Command, StreamConfig, StreamId};
 use nebula_ring::event::Reason;
 use nebula_ring::table::{FLAG_LATCHED, FLAG_RTCP_LATCHED, StreamRecord};
 use std::collections::{HashMap, HashSet};
 
 /// Packets a second that a source of our own may at most have said since a record that is not its last was read.
 const OWN_PACKETS_PER_S_MAX: u64 = 100;
-
-/// Packets a second that one source may at most have sent under SRTP since then.
-const SRTP_PACKETS_PER_S_MAX: u64 = 1000;
-
-/// The farthest leap that a receiver can follow: it takes 2^15 and more for a leap back (RFC 3711 section 3.3.1).
-const SRTP_LEAP_MAX: u64 = 30_000;
 
 /// Streams that may wait to be closed; of more, the unclaimed rule takes care.
 const ENDED_MAX: usize = 65_536;
@@ -56,6 +50,7 @@ impl Agent {
         let in_use: Vec<PortPair> = in_use.chain(wanted).map(PortPair::of).collect();
         self.ports = Ports::new(self.options.rtp_port_min, self.options.rtp_port_max, random, in_use);
         self.workers = Workers::new(workers);
+        self.rename = rename_of(random, now_ms);
         for id in &reconciled.alive {
             if let (Some(it), Some(stream)) = (by_id.get(id), self.streams.get_mut(id)) {
                 self.workers.seat(&stream.owner.call_id, it.worker);
@@ -148,8 +143,14 @@ impl Agent {
         let told = stream.base.as_ref().and_then(|base| base.record.remote_rtp());
         let moved = stream.in_doubt && told != config.remote_rtp;
         stream.config = config.clone();
-        let command = match &stream.base {
-            Some(base) => Command::ResumeStream { id: it.id, config, record: aged(base, moved, now_ms) },
+        let protects = config.srtp.as_ref().is_some_and(|srtp| srtp.send.is_some());
+        let record = match &stream.base {
+            Some(base) => Some(aged(base, moved, self.rename, now_ms)),
+            None if protects => Some(unknown(it.id, &config, self.rename, now_ms)),
+            None => None,
+        };
+        let command = match record {
+            Some(record) => Command::ResumeStream { id: it.id, config, record },
             None => Command::CreateStream { id: it.id, config },
         };
         Some((worker, command))
@@ -243,20 +244,35 @@ impl Base {
     }
 }
 
-/// A record to go on from. Of an old one our own source must leap as far as it may have spoken since; and one of before the
-/// peer `moved`, or may have, must not hold on to where it was.
-fn aged(base: &Base, moved: bool, now_ms: u64) -> StreamRecord {
+/// A record to go on from. Of an old one our own source must leap as far as it may have spoken since; what it protected since,
+/// nobody knows, so all sources go on under other SSRCs; and one of before the peer `moved`, or may have, must not hold on to where
+/// it was.
+fn aged(base: &Base, moved: bool, rename: u32, now_ms: u64) -> StreamRecord {
     let mut record = base.record;
     if moved {
         record.set(FLAG_LATCHED | FLAG_RTCP_LATCHED, false);
     }
     let said = base.read_at_ms.map_or(0, |read| now_ms.saturating_sub(read)) * OWN_PACKETS_PER_S_MAX / 1000;
     record.own_sequence_last = record.own_sequence_last.wrapping_add(said as u32);
-    let age_ms = base.read_at_ms.map_or(0, |read| now_ms.saturating_sub(read));
-    let protected = (age_ms * SRTP_PACKETS_PER_S_MAX / 1000).min(SRTP_LEAP_MAX);
-    record.srtp_used_out.iter_mut().filter(|used| **used > 0).for_each(|used| *used += protected);
-    if record.srtcp_used_out > 0 {
-        record.srtcp_used_out = record.srtcp_used_out.saturating_add(protected as u32);
+    if base.read_at_ms.is_some() {
+        record.srtp_ssrc_out = Default::default();
+        record.srtp_used_out = Default::default();
+        record.srtp_rename_out = rename;
     }
     record
+}
+
+/// Of a stream whose keys are known, but nothing of what was protected with them.
+fn unknown(id: StreamId, config: &StreamConfig, rename: u32, now_ms: u64) -> StreamRecord {
+    let mut record =
+        StreamRecord { id: id.0, created_at_ms: now_ms, srtp_rename_out: rename, ..StreamRecord::default() };
+    record.set_local(config.local_ip, config.rtp_port, config.rtcp_port);
+    record
+}
+
+/// What SSRCs are put under after this attachment, if they have to be: another one than after any other. Without a random number
+/// the clock has to do.
+fn rename_of(random: u64, now_ms: u64) -> u32 {
+    let mixed = random ^ now_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 32) as u32 ^ mixed as u32).max(1)
 }

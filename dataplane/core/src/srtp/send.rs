@@ -3,7 +3,8 @@
 //! The numbers are those of the packets that are relayed, as long as that is safe. An index must never come again under the
 //! same key, for two packets under one index give away what is in both, and with AEAD the key of the tags as well. So a
 //! source that repeats itself is not sent twice, one that begins anew goes on with our next number, and one that
-//! another dataplane had sent goes on behind everything that one can have used.
+//! another dataplane had sent goes on behind everything that one can have used. Where nobody knows how far that was, all sources
+//! go on under other SSRCs, which are part of every nonce and IV: so no bound on rates or times is needed.
 
 use super::keys::Keyring;
 use super::packet::{self, Owed, Signing};
@@ -24,6 +25,8 @@ pub struct Sender {
     taken: usize,
     /// The one that spoke last.
     current: usize,
+    /// What is put over SSRCs as they come.
+    rename: u32,
     rtcp_index: u32,
     /// What the stream table says that we have used up.
     rtcp_shown: u32,
@@ -33,7 +36,7 @@ pub struct Sender {
 struct Source {
     /// The SSRC of the packets as they come.
     from: u32,
-    /// The SSRC of the packets as they leave. Another one only when all places are taken.
+    /// The SSRC of the packets as they leave. Another one only when all places are taken, or after a `rename`.
     ssrc: u32,
     /// What is added to sequence numbers.
     offset: u16,
@@ -64,6 +67,7 @@ impl Sender {
             sources: [Source::default(); SOURCES_OUT_MAX],
             taken: 0,
             current: 0,
+            rename: 0,
             rtcp_index: 0,
             rtcp_shown: 0,
         }
@@ -119,7 +123,10 @@ impl Sender {
         }
         self.rtcp_index += 1;
         let must_show = self.rtcp_index > self.rtcp_shown;
-        let ssrc = packet.as_ref().get(4..8).map_or(0, |_| u32_at(packet.as_ref(), 4));
+        let ssrc = packet.as_ref().get(4..8).map_or(0, |_| u32_at(packet.as_ref(), 4)) ^ self.rename;
+        if let Some(place) = packet.as_mut().get_mut(4..8) {
+            place.copy_from_slice(&ssrc.to_be_bytes());
+        }
         packet::seal_rtcp(self.keys.rtcp_form, &self.keys.rtcp, packet, ssrc, self.rtcp_index)?;
         if must_show {
             self.rtcp_shown = self.rtcp_index.saturating_add(RTCP_AHEAD);
@@ -146,17 +153,24 @@ impl Sender {
             record.srtp_used_out[at] = source.shown;
         }
         record.srtcp_used_out = self.rtcp_shown;
+        record.srtp_rename_out = self.rename;
         let highest = self.sources[self.current].used.highest();
         record.rollover_out = highest.map_or(0, |index| (index >> 16) as u32);
     }
 
-    /// Goes on with a key that another dataplane has used up to what it showed.
+    /// Sends all sources under other SSRCs than they come with. Before the first packet.
+    pub fn rename(&mut self, rename: u32) {
+        self.rename = rename;
+    }
+
+    /// Goes on with a key that another dataplane has used up to what it showed, under the SSRCs that it had given.
     pub fn resume(&mut self, record: &StreamRecord) {
         self.taken = 0;
         for (&ssrc, shown) in record.srtp_ssrc_out.iter().zip(record.srtp_used_out).filter(|&(_, shown)| shown > 0) {
             let shown = shown.min(RTP_INDEX_MAX);
             let used = Window::full_up_to(shown);
-            self.sources[self.taken] = Source { from: ssrc, ssrc, begins_anew: true, used, shown, ..Source::default() };
+            let from = ssrc ^ self.rename;
+            self.sources[self.taken] = Source { from, ssrc, begins_anew: true, used, shown, ..Source::default() };
             self.taken += 1;
         }
         (self.rtcp_index, self.rtcp_shown) = (record.srtcp_used_out, record.srtcp_used_out);
@@ -169,7 +183,7 @@ impl Sender {
             self.current = match self.sources[..self.taken].iter().position(|source| source.from == from) {
                 Some(at) => at,
                 None if self.taken < SOURCES_OUT_MAX => {
-                    self.sources[self.taken] = Source { from, ssrc: from, ..Source::default() };
+                    self.sources[self.taken] = Source { from, ssrc: from ^ self.rename, ..Source::default() };
                     self.taken += 1;
                     self.taken - 1
                 }

@@ -124,8 +124,11 @@ impl Keys {
         if let Some(receiver) = self.receive.as_mut().filter(|it| it.serial() == record.srtp_key_in) {
             receiver.resume(record);
         }
-        if let Some(sender) = self.send.as_mut().filter(|it| it.serial() == record.srtp_key_out) {
-            sender.resume(record);
+        if let Some(sender) = &mut self.send {
+            sender.rename(record.srtp_rename_out);
+            if sender.serial() == record.srtp_key_out {
+                sender.resume(record);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! One process for all of control: killed, killed twice, frozen, started without its memory; and its dataplane killed.
 
-use super::super::trial::{HEALED, Trial, unix_ms};
+use super::super::trial::{Continuity, HEALED, Trial, unix_ms};
 use super::super::{Form, Seen, dice};
 use super::{RECORDS_DEADLINE, tell_log};
 use crate::process::favour;
@@ -124,6 +124,42 @@ fn dataplanes_killed(form: &Form, environment: &[(&str, &str)], phones: &[&str],
     trial.finish(|n| system.wait_for_cdrs(n, RECORDS_DEADLINE));
     tell_log(seen, || system.log());
     continuity.rollovers
+}
+
+/// Control and dataplane at once: streams are made again from what was kept of them some time ago. Nobody knows how many indices
+/// were used since, so their sources go on under other names; no index may come twice, and nothing that phones cannot read.
+pub fn both_killed_under_srtp(form: &Form, seen: &mut Seen) {
+    let mut dice = dice(form);
+    let srtp = format!("{},{}", dice.pick(&SUITES), dice.pick(&SUITES));
+    let phones = [&["--srtp", &srtp][..], &AROUND_THE_WRAP].concat();
+    let environment = [("NEBULA__MEDIA__SRTP", "required")];
+    let mut system = System::start_with(&environment);
+    favour(system.dataplane_pid());
+    let mut trial = Trial::begin_with(form, &[system.sip()], &phones, seen);
+    for round in 0..form.rounds {
+        trial.mark();
+        std::thread::sleep(trial.dice.pause(500));
+        let killed_at = unix_ms();
+        // In this order: control would read what a dead dataplane leaves.
+        let dataplane = Pid::from_raw(system.dataplane_pid()).expect("a pid");
+        system.kill();
+        kill_process(dataplane, Signal::KILL).expect("killed");
+        std::thread::scope(|scope| {
+            let system = &mut system;
+            scope.spawn(move || system.restart(&environment));
+            trial.try_dialogs(killed_at, HEALED);
+        });
+        favour(system.dataplane_pid());
+        let (lost, gap_ms) = trial.interrupted();
+        trial.seen.note(format!("round {round}: {lost} packets lost, the longest gap {gap_ms:.0} ms"));
+        trial.seen.rounds += 1;
+        trial.place(form.calls.saturating_sub(trial.live()));
+    }
+    let Continuity { ssrc_changes, .. } = trial.continuity();
+    trial.seen.expect(ssrc_changes > 0, || "all sources kept their names".to_owned());
+    trial.seen.note(format!("suites {srtp}, {ssrc_changes} times a phone heard another name"));
+    trial.finish(|n| system.wait_for_cdrs(n, RECORDS_DEADLINE));
+    tell_log(seen, || system.log());
 }
 
 /// Control frozen: the dataplane hears nothing of it, and it nothing of the dataplane.
