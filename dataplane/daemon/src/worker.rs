@@ -316,33 +316,41 @@ impl EventSink for Events<'_> {
 }
 
 /// How many packets come, and so whether and how to gather them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Load {
     /// How long to gather; zero never does.
     time: Duration,
     window_start: Nanos,
     received_before: u64,
-    enough: u32,
+    /// A burst's worth, by the average of the last window.
+    burst: u64,
+    /// What the last turn brought, and all that had come by its end.
+    last_turn: u64,
+    received: u64,
 }
 
 impl Load {
     fn new(time: Option<Duration>) -> Self {
-        Self { time: time.unwrap_or_default(), window_start: Nanos(0), received_before: 0, enough: 0 }
+        Self { time: time.unwrap_or_default(), ..Self::default() }
     }
 
-    /// None where a burst is one packet: system calls are cheap then, and each packet is handled at once.
+    /// None where a burst is one packet: system calls are cheap then, and each packet is handled at once. What is enough bounds, too,
+    /// how much the kernel hands over at once, to twice that or 40: a worker that has just been given so much is behind, and takes all.
     fn gather(&self) -> Option<Gather> {
-        (self.enough > 1).then_some(Gather { time: self.time, enough: self.enough })
+        let is_behind = self.last_turn >= 2 * self.burst;
+        let enough = if is_behind { u32::MAX } else { u32::try_from(self.burst).unwrap_or(u32::MAX) };
+        (self.burst > 1).then_some(Gather { time: self.time, enough })
     }
 
     fn update(&mut self, now: Nanos, received: u64) {
+        self.last_turn = received - self.received;
+        self.received = received;
         let elapsed = now.since(self.window_start);
         if elapsed < LOAD_WINDOW_NANOS {
             return;
         }
         // A window that was slept over brings the average down: a burst after silence is gathered one window later.
-        let enough = (received - self.received_before) * BURST_FACTOR * self.time.as_nanos() as u64 / elapsed;
-        self.enough = u32::try_from(enough).unwrap_or(u32::MAX);
+        self.burst = (received - self.received_before) * BURST_FACTOR * self.time.as_nanos() as u64 / elapsed;
         (self.window_start, self.received_before) = (now, received);
     }
 }
@@ -378,11 +386,17 @@ mod tests {
         assert_eq!(enough(&load), None);
         load.update(Nanos(1_005_000_000), 101);
         assert_eq!(enough(&load), None, "the window is not over");
+        load.update(Nanos(1_009_000_000), 490);
         load.update(Nanos(1_010_000_000), 501);
         assert_eq!(enough(&load), Some(20), "50,000 a second: 10 in the time, twice");
+        load.update(Nanos(1_011_000_000), 541);
+        assert_eq!(enough(&load), Some(u32::MAX), "behind: 40 in one turn");
+        load.update(Nanos(1_012_000_000), 580);
+        assert_eq!(enough(&load), Some(20), "and no longer");
         load.update(Nanos(1_030_000_000), 600);
         assert_eq!(enough(&load), None, "99 packets in 20 ms");
         load.update(Nanos(1_040_000_000), 650);
+        load.update(Nanos(1_041_000_000), 651);
         assert_eq!(enough(&load), Some(2));
         let mut never = Load::new(None);
         never.update(Nanos(1_000_000_000), 1_000_000);
