@@ -32,9 +32,9 @@ impl NebulaDataplane {
         let socket = folder.path().join("dataplane.sock");
         let mut command = place.command(program);
         command
+            .args(options)
             .arg("--socket")
             .arg(&socket)
-            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -77,6 +77,12 @@ impl NebulaDataplane {
     /// Packets that came as frames, by AF_XDP.
     pub fn frames_received(&self) -> u64 {
         self.attached.segment().counter(0, Counter::FramesReceived)
+    }
+
+    /// Turns of its worker so far, and the packets that it received in them.
+    pub fn turns(&self) -> (u64, u64) {
+        let counter = |counter| self.attached.segment().counter(0, counter);
+        (counter(Counter::Turns), counter(Counter::PacketsReceived))
     }
 
     fn order(&mut self, order: &Order) -> Result<()> {

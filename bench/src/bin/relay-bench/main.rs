@@ -9,6 +9,7 @@ mod draw;
 mod peers;
 mod relay;
 mod rows;
+mod trials;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum What {
     Compare(Compare),
     /// Measure all that the relay promises against its peers, and hold it against the limits.
     Peers(peers::Peers),
+    /// Measure variants of ours in turn: of the binary, or of its options.
+    Trials(trials::Trials),
     /// Draw the results that `peers` kept.
     Draw {
         /// What `peers` wrote.
@@ -82,6 +85,7 @@ fn main() -> Result<()> {
         What::Bare { ip } => nebula_bench::bare::serve(ip),
         What::Compare(arguments) => compare(&arguments),
         What::Peers(arguments) => peers::run(&arguments),
+        What::Trials(arguments) => trials::run(&arguments),
         What::Draw { json, svg } => peers::redraw(&json, &svg),
     }
 }
