@@ -135,6 +135,20 @@ async fn a_leg_that_nobody_takes_over_is_ended() {
 }
 
 #[tokio::test]
+async fn a_call_that_its_switchboard_took_and_lost_is_refused() {
+    let mut rig = Rig::new().await;
+    let mut phone = rig.phone("1000").await;
+    let invite = phone.new_request(Method::Invite, "1001", "lost", 1).with_body("application/sdp", OFFER);
+    phone.send_authorized(invite).await;
+    rig.switchboard.expect::<tell::ChannelInvite>(invited()).await;
+    // It is there, or one of its name, but says nothing more.
+    let (asked, call) = rig.switchboard.swallow_late::<tell::CallGet>().await;
+    assert_eq!(asked.call_id.as_str(), "call-1");
+    call.reply(Err(Error::business("unknown_call", "no such call")));
+    phone.response(503).await;
+}
+
+#[tokio::test]
 async fn a_switchboard_that_does_not_answer_costs_a_caller_less_than_a_second() {
     let mut rig = Rig::new().await;
     let mut phone = rig.phone("1000").await;

@@ -295,8 +295,10 @@ impl<'a> Trial<'a> {
         let trickled = calls.into_iter().filter(|call| call["trickled"] == true);
         let outcomes: Vec<(u64, Value)> =
             trickled.map(|call| (call["outcome"]["code"].as_u64().unwrap_or(0), call["outcome"].clone())).collect();
-        let hanging = outcomes.iter().filter(|(code, _)| *code == 0).count();
-        self.seen.expect(hanging == 0, || format!("{hanging} of {} calls in set-up were left hanging", outcomes.len()));
+        let hanging: Vec<&Value> = outcomes.iter().filter(|(code, _)| *code == 0).map(|(_, outcome)| outcome).collect();
+        self.seen.expect(hanging.is_empty(), || {
+            format!("{} of {} calls in set-up were left hanging: {hanging:?}", hanging.len(), outcomes.len())
+        });
         outcomes
     }
 

@@ -17,7 +17,7 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often ended registrations are removed. Nobody is called by them in any case.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// How long the owner of a leg that was taken up may say nothing, and how often it is asked then.
+/// How long the owner of a leg may say nothing of it, and how often it is asked then.
 const ASK_AFTER_EVERY: Duration = Duration::from_secs(5);
 /// How many legs it is asked after at once.
 const ASKED_AT_ONCE: usize = 500;
@@ -111,7 +111,8 @@ impl Edge {
         });
     }
 
-    /// Legs that were taken up and of which their owner has said nothing: does it have their calls still?
+    /// Legs of which their owner has said nothing, since they began or were taken up: does it have their calls still? One that
+    /// died in the moment after it had accepted a call left nothing of it to its successor.
     fn ask_after(&mut self, now: Instant) {
         let due = *self.housekeeping.ask_after_at.get_or_insert(now + ASK_AFTER_EVERY);
         if now < due {

@@ -152,7 +152,7 @@ impl Leg {
             kept: None,
             sent: Vec::new(),
             touched: Weight::Now,
-            is_claimed: true,
+            is_claimed: false,
             is_saved: false,
         }
     }
