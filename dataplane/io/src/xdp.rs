@@ -6,8 +6,8 @@
 //! programs, hears what comes by other interfaces, in fragments or with IP options, and sends wherever no way to the peer has
 //! been learned yet (`route`).
 //!
-//! A frame's path: `group` (rings) -> `frame::parse` -> `ports::find` -> the engine -> `route` -> `header::write` -> `group`.
-//! What belongs to another worker goes by `handover`.
+//! A frame's path: `group` (rings) -> `receive` (`frame::parse`, `ports::find`, the engine) -> `send` (`route`,
+//! `header::write`) -> `group`. What belongs to another worker goes by `handover`.
 
 pub mod checksum;
 pub mod frame;
@@ -18,8 +18,10 @@ mod interface;
 mod options;
 mod ports;
 mod program;
+mod receive;
 mod ring;
 pub mod route;
+mod send;
 mod setup;
 mod umem;
 
@@ -30,24 +32,20 @@ pub use setup::{Fate, Part, Runs, set_up};
 
 use crate::PacketDriver;
 use crate::uring::{self, Uring};
-use frame::Headers;
 use group::Group;
-use nebula_core::driver::{Datagram, Driver, Forward, Incoming, OpenError, Socket};
+use nebula_core::driver::{Driver, Forward, Incoming, OpenError, Socket};
 use ports::Ports;
 use rustix::fd::{AsFd, OwnedFd};
 use setup::Part as Parts;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use umem::PAYLOAD_START;
 
 /// Interfaces in all.
 pub const INTERFACES_MAX: usize = 8;
 /// Queues of an interface that one worker serves.
 pub const QUEUES_MAX: usize = 8;
 const _: () = assert!(INTERFACES_MAX * QUEUES_MAX <= uring::POLLS_MAX, "one poll each");
-/// Frames taken from a queue in one turn; the rest wait for the next.
-const FRAMES_PER_TURN_MAX: usize = 1024;
 /// How soon frames are tried again that the kernel had no room for.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -196,12 +194,7 @@ impl PacketDriver for Xdp {
                 side.receive_frames(uring, group, queue, &mut handle);
             }
         }
-        // By other workers.
-        for _ in 0..HANDED_MAX {
-            let Some(mut handed) = side.shared.take(side.worker) else { break };
-            side.receive_handed(uring, &mut handed, &mut handle);
-            side.shared.empty(side.worker, handed);
-        }
+        side.receive_handed(uring, &mut handle);
     }
 
     fn take_unreachable(&mut self) -> Option<Socket> {
@@ -236,156 +229,6 @@ impl PacketDriver for Xdp {
 }
 
 impl Side {
-    fn receive_frames<F>(&mut self, uring: &mut Uring, group: usize, queue: usize, handle: &mut F)
-    where
-        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
-    {
-        for _ in 0..FRAMES_PER_TURN_MAX {
-            let Some((address, len)) = self.groups[group].queues[queue].received() else { break };
-            // SAFETY: the kernel gave us the frame with this descriptor, and nothing else refers to it until it is sent or
-            // given back, both below.
-            let chunk = unsafe { self.groups[group].umem.chunk(address) };
-            let Some((chunk, within)) = chunk else { continue };
-            let sent = match self.handle_frame(uring, group, chunk, within, len, handle) {
-                Some(Outcome { headers_end, payload_bytes, from, to }) => {
-                    let sent = self.send_in_place(group, queue, address, chunk, headers_end, payload_bytes, from, to);
-                    if !sent {
-                        let payload = &chunk[headers_end..headers_end + payload_bytes];
-                        if !self.send(from, to, payload) {
-                            uring.send(from, to, payload);
-                        }
-                    }
-                    sent
-                }
-                None => false,
-            };
-            if !sent {
-                self.groups[group].umem.give(address);
-            }
-        }
-        self.groups[group].queues[queue].release_received();
-    }
-
-    fn receive_handed<F>(&mut self, uring: &mut Uring, handed: &mut handover::Handed, handle: &mut F)
-    where
-        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
-    {
-        let group = usize::from(handed.interface);
-        let (buffer, len) = handed.buffer();
-        if let Some(Outcome { headers_end, payload_bytes, from, to }) =
-            self.handle_frame(uring, group, buffer, 0, len, handle)
-        {
-            let payload = &buffer[headers_end..headers_end + payload_bytes];
-            if !self.send(from, to, payload) {
-                uring.send(from, to, payload);
-            }
-        }
-    }
-
-    /// Has the engine handle the frame at `start` of a buffer; what it says shall be sent, if anything.
-    #[inline]
-    fn handle_frame<F>(
-        &mut self,
-        uring: &mut Uring,
-        group: usize,
-        buffer: &mut [u8],
-        start: usize,
-        len: usize,
-        handle: &mut F,
-    ) -> Option<Outcome>
-    where
-        F: for<'a> FnMut(&mut Turn<'a>, &mut [Incoming<'_>]),
-    {
-        let frame = buffer.get(start..start + len);
-        let Some(Ok(headers)) = frame.map(frame::parse) else {
-            self.counters.refused += 1;
-            return None;
-        };
-        let Some(socket) = self.ports.find(headers.destination) else {
-            self.hand_over(group, &headers, &buffer[start..start + len]);
-            return None;
-        };
-        self.counters.received += 1;
-        let headers_end = start + headers.payload_start;
-        let packet = Datagram::new(&mut buffer[headers_end..], headers.payload_bytes);
-        let mut incoming = Incoming::new(socket, Some(headers.source), packet);
-        handle(&mut Turn { uring, side: self }, std::slice::from_mut(&mut incoming));
-        let payload_bytes = incoming.packet.len();
-        let Forward { from, to } = incoming.forward?;
-        // The engine has accepted it, so its sender is whom it says; the headers still stand in front of the payload.
-        if let Some(route) = self.ports.route(socket) {
-            route.hear(self.now_ms, group as u8, &buffer[start..start + headers.payload_start], &headers);
-        }
-        Some(Outcome { headers_end, payload_bytes, from, to })
-    }
-
-    #[cold]
-    fn hand_over(&mut self, group: usize, headers: &Headers, frame: &[u8]) {
-        let (handed, dropped) = self.shared.hand_over(self.worker, headers.destination.port(), group as u8, frame);
-        self.counters.handed += handed;
-        self.counters.handed_dropped += dropped;
-        self.counters.stale += u64::from(handed + dropped == 0);
-    }
-
-    /// Sends the payload in the frame that it lies in; false if it leaves by another interface, or by none that we know.
-    #[inline]
-    #[expect(clippy::too_many_arguments, reason = "a frame is these five")]
-    fn send_in_place(
-        &mut self,
-        group: usize,
-        queue: usize,
-        address: u64,
-        chunk: &mut [u8],
-        payload_start: usize,
-        payload_bytes: usize,
-        from: Socket,
-        to: SocketAddr,
-    ) -> bool {
-        let Some((interface, template)) = self.ports.route(from).and_then(|route| route.to(self.now_ms, to)) else {
-            return false;
-        };
-        let out = &mut self.groups[group];
-        if usize::from(interface) != group || template.packet_bytes(payload_bytes) > out.interface.mtu {
-            return false;
-        }
-        let Some(begin) = template.write(chunk, payload_start, payload_bytes) else { return false };
-        let chunk_address = address & !(umem::CHUNK_BYTES as u64 - 1);
-        let sent = out.queues[queue].transmit(chunk_address + begin as u64, template.headers_bytes() + payload_bytes);
-        self.counters.sent += u64::from(sent);
-        sent
-    }
-
-    /// Sends a copy of a payload; false if there is no way that we know, or no room.
-    fn send(&mut self, from: Socket, to: SocketAddr, payload: &[u8]) -> bool {
-        let sent = self.try_send(from, to, payload).is_some();
-        self.counters.sent_by_kernel += u64::from(!sent);
-        sent
-    }
-
-    fn try_send(&mut self, from: Socket, to: SocketAddr, payload: &[u8]) -> Option<()> {
-        let (interface, template) = self.ports.route(from)?.to(self.now_ms, to)?;
-        let out = self.groups.get_mut(usize::from(interface))?;
-        if template.packet_bytes(payload.len()) > out.interface.mtu || payload.len() > umem::CHUNK_BYTES - PAYLOAD_START
-        {
-            return None;
-        }
-        let queue = out.queues.first_mut()?;
-        let address = out.umem.take()?;
-        // SAFETY: the chunk was free, so it is ours, and nothing else refers to it until it is sent or given back.
-        let sent = unsafe { out.umem.chunk(address) }.is_some_and(|(chunk, _)| {
-            chunk[PAYLOAD_START..PAYLOAD_START + payload.len()].copy_from_slice(payload);
-            template
-                .write(chunk, PAYLOAD_START, payload.len())
-                .is_some_and(|begin| queue.transmit(address + begin as u64, template.headers_bytes() + payload.len()))
-        });
-        if !sent {
-            out.umem.give(address);
-            return None;
-        }
-        self.counters.sent += 1;
-        Some(())
-    }
-
     fn open(&mut self, socket: Socket, local: SocketAddr) {
         self.ports.open(socket, local);
         self.shared.own(self.worker, local.port(), true);
@@ -402,14 +245,6 @@ impl Side {
         }
         self.shared.own(self.worker, local.port(), self.ports.has(local.port()));
     }
-}
-
-/// What a handled packet became.
-struct Outcome {
-    headers_end: usize,
-    payload_bytes: usize,
-    from: Socket,
-    to: SocketAddr,
 }
 
 impl Driver for Turn<'_> {
@@ -433,9 +268,7 @@ impl Driver for Turn<'_> {
     }
 
     fn send(&mut self, from: Socket, to: SocketAddr, packet: &[u8]) {
-        if !self.side.send(from, to, packet) {
-            self.uring.send(from, to, packet);
-        }
+        self.side.send_anyhow(self.uring, from, to, packet);
     }
 }
 

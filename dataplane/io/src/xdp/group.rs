@@ -92,6 +92,20 @@ impl Group {
             }
         }
     }
+
+    /// Takes frames that have come by a queue, where they lie and how long they are: as many as there are places for. All of
+    /// them are under way to this core when the first one is looked at.
+    #[inline]
+    pub fn take(&mut self, queue: usize, frames: &mut [(u64, usize)]) -> usize {
+        let mut taken = 0;
+        for place in frames {
+            let Some((address, len)) = self.queues[queue].received() else { break };
+            self.umem.prefetch(address, len);
+            *place = (address, len);
+            taken += 1;
+        }
+        taken
+    }
 }
 
 impl Queue {
@@ -175,7 +189,7 @@ impl Queue {
 
     /// The next frame that came in, where it lies.
     #[inline]
-    pub fn received(&mut self) -> Option<(u64, usize)> {
+    fn received(&mut self) -> Option<(u64, usize)> {
         self.rx.pop().map(|frame| (frame.addr, frame.len as usize))
     }
 
