@@ -65,7 +65,8 @@ struct Compare {
     /// The `nebula-dataplane` binary.
     #[arg(long)]
     dataplane: PathBuf,
-    /// The relays over loopback, or over a veth pair with AF_XDP beside the sockets (needs root).
+    /// The relays over loopback, or over a veth pair with AF_XDP beside the sockets (needs root), or there with the ends'
+    /// receiving on accounts of their own.
     #[arg(long, default_value = "sockets")]
     driver: Driver,
     /// SRTP on both sides by this suite, such as AEAD_AES_128_GCM; without the bare relay.
@@ -95,7 +96,7 @@ fn compare(arguments: &Compare) -> Result<()> {
     let place = driver.place()?;
     let relays: &[Relay] = match driver {
         Driver::Sockets => &Relay::OVER_LOOPBACK,
-        Driver::Xdp => &Relay::OVER_VETH,
+        Driver::Xdp | Driver::XdpApart => &Relay::OVER_VETH,
     };
     let wanted = |relay: &&Relay| match relay {
         Relay::Rtpengine => !arguments.without_rtpengine,

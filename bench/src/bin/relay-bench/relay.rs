@@ -4,13 +4,13 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use nebula_bench::dataplane::NebulaDataplane;
 use nebula_bench::load::{Leg, Load, Outcome};
-use nebula_bench::place::{Place, RELAY_INTERFACE};
+use nebula_bench::place::{Place, RELAY_INTERFACE, Receiving};
 use nebula_bench::process::{cpu_time, resident_bytes};
 use nebula_bench::rtpengine::Rtpengine;
 use nebula_ring::srtp::Suite;
 use serde::Serialize;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -51,14 +51,17 @@ pub enum Driver {
     Sockets,
     /// At the ends of a veth pair.
     Xdp,
+    /// The same, each end receiving on an account of its own.
+    XdpApart,
 }
 
 impl Driver {
-    /// Of `Xdp` once in a thread: it moves to the phones' end, for good.
+    /// Over veth once in a thread: it moves to the phones' end, for good.
     pub fn place(self) -> Result<Place> {
         match self {
             Driver::Sockets => Ok(Place::loopback()),
-            Driver::Xdp => Place::veth(),
+            Driver::Xdp => Place::veth(Receiving::BySender),
+            Driver::XdpApart => Place::veth(Receiving::Apart),
         }
     }
 }
@@ -78,6 +81,8 @@ pub struct Talk {
 #[derive(Debug, Clone, Serialize)]
 pub struct Sample {
     pub cpu_us_per_packet: f64,
+    /// What the kernel's thread that receives for the relay took beside that, where there is one.
+    pub receiving_us_per_packet: f64,
     pub loss: f64,
     pub wrong: u64,
     pub latency_p50_us: u64,
@@ -96,20 +101,20 @@ pub fn measure(relay: Relay, place: &Place, talk: Talk, dataplane: &Path) -> Res
         Relay::Rtpengine => {
             let mut relay = Rtpengine::start(place, RTPENGINE_PORTS.0, RTPENGINE_PORTS.1)?;
             let pid = relay.process.pid();
-            run(pid, place.phone_ip, talk, |call, a, b| relay.call(call, [a, b], talk.suite))
+            run(pid, place, talk, |call, a, b| relay.call(call, [a, b], talk.suite))
         }
         Relay::Bare => {
             anyhow::ensure!(talk.suite.is_none(), "the bare relay has no keys");
             let mut relay = BareRelay::start(place)?;
             let pid = relay.process.id();
-            run(pid, place.phone_ip, talk, |call, a, b| relay.call(call + 1 == talk.calls, a, b))
+            run(pid, place, talk, |call, a, b| relay.call(call + 1 == talk.calls, a, b))
         }
         Relay::Nebula | Relay::NebulaXdp => {
             let xdp = relay == Relay::NebulaXdp;
             let options: &[&str] = if xdp { &["--xdp", RELAY_INTERFACE] } else { &[] };
             let mut relay = NebulaDataplane::start(dataplane, place, options)?;
             let pid = relay.process.pid();
-            let sample = run(pid, place.phone_ip, talk, |call, a, b| relay.call(place, call, [a, b], talk.suite))?;
+            let sample = run(pid, place, talk, |call, a, b| relay.call(place, call, [a, b], talk.suite))?;
             if xdp && relay.frames_received() == 0 {
                 bail!("AF_XDP does not run here; nebula-dataplane --xdp says why");
             }
@@ -123,7 +128,7 @@ pub fn measure_variant(program: &Path, options: &[&str], place: &Place, talk: Ta
     let mut relay = NebulaDataplane::start(program, place, options)?;
     let pid = relay.process.pid();
     let mut set_up = (0, 0);
-    let sample = run(pid, place.phone_ip, talk, |call, a, b| {
+    let sample = run(pid, place, talk, |call, a, b| {
         let legs = relay.call(place, call, [a, b], talk.suite);
         // Turns that only carry commands out are not what is asked for.
         set_up = relay.turns();
@@ -135,25 +140,29 @@ pub fn measure_variant(program: &Path, options: &[&str], place: &Place, talk: Ta
 
 fn run(
     pid: u32,
-    phone_ip: IpAddr,
+    place: &Place,
     Talk { calls, duration, .. }: Talk,
     set_up: impl FnMut(usize, SocketAddr, SocketAddr) -> Result<[Leg; 2]>,
 ) -> Result<Sample> {
     let resident_before = resident_bytes(pid)?;
-    let mut load = Load::new(calls, phone_ip, set_up)?;
+    let mut load = Load::new(calls, place.phone_ip, set_up)?;
     load.run(WARM_UP)?;
-    let (before, phones_before, begun) = (cpu_time(pid)?, cpu_time(std::process::id())?, Instant::now());
+    let receiving = || place.receiver().map_or(Ok(Duration::ZERO), cpu_time);
+    let (before, receiving_before) = (cpu_time(pid)?, receiving()?);
+    let (phones_before, begun) = (cpu_time(std::process::id())?, Instant::now());
     let Outcome { sent, received, wrong, latency_us } = load.run(duration)?;
-    let cpu = cpu_time(pid)? - before;
+    let (cpu, receiving) = (cpu_time(pid)? - before, receiving()? - receiving_before);
     let phones = cpu_time(std::process::id())? - phones_before;
     let phones_cpu = phones.as_secs_f64() / begun.elapsed().as_secs_f64();
     if received == 0 {
         bail!("nothing came through, {wrong} packets came wrong");
     }
     let resident = resident_bytes(pid)?;
+    let us_per_packet = |time: Duration| time.as_secs_f64() * 1e6 / received as f64;
     let kib_per_call = |bytes: u64| bytes as f64 / 1024.0 / calls as f64;
     Ok(Sample {
-        cpu_us_per_packet: cpu.as_secs_f64() * 1e6 / received as f64,
+        cpu_us_per_packet: us_per_packet(cpu),
+        receiving_us_per_packet: us_per_packet(receiving),
         loss: 1.0 - received as f64 / sent as f64,
         wrong,
         latency_p50_us: latency_us.value_at_quantile(0.5),
