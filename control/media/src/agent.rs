@@ -5,6 +5,7 @@
 
 mod dataplane;
 mod kept;
+mod look;
 mod loops;
 mod owner;
 mod stream;

@@ -100,6 +100,11 @@ impl Workers {
         }
     }
 
+    /// Whether one of them is not overloaded.
+    pub fn take_calls(&self) -> bool {
+        self.overloaded.is_empty() || self.overloaded.contains(&false)
+    }
+
     /// Counts a stream in and says on which worker: its call's, else that with the fewest streams of those that are not
     /// overloaded.
     pub fn join(&mut self, call: &CallId) -> Result<usize, Error> {

@@ -104,6 +104,8 @@ impl Config {
             ("tuning.drain_timeout_s", self.tuning.drain_timeout_s as usize, 0, 86_400),
             ("tuning.cores", self.tuning.cores.len(), 0, 64),
             ("tuning.xdp_busy_poll_us", self.tuning.xdp_busy_poll_us as usize, 0, 1_000),
+            ("tuning.overload_cpu_permille", self.tuning.overload_cpu_permille as usize, 2, 1_000),
+            ("tuning.overload_lateness_us", self.tuning.overload_lateness_us as usize, 100, 10_000_000),
             ("database.pool_size", self.database.pool_size as usize, 1, 1_000),
             ("redis.lease_ms", self.redis.lease_ms as usize, 500, 60_000),
         ];
@@ -260,6 +262,13 @@ mod tests {
             ("[network]\n\nnode = \"a b\"\n", &[], &["line 3", "network.node", "a b", "1 to 64 letters"]),
             ("[database]\npool_size = 0\n", &[], &["line 2", "database.pool_size = 0", "1 to 1000"]),
             ("[tuning]\nxdp = [\"eth0\", \"a b\"]\n", &[], &["line 2", "tuning.xdp", "eth0"]),
+            ("[tuning]\noverload_cpu_permille = 1\n", &[], &["line 2", "overload_cpu_permille = 1", "2 to 1000"]),
+            ("[tuning]\noverload_lateness_us = 99\n", &[], &["line 2", "overload_lateness_us = 99", "100 to 10000000"]),
+            (
+                "[tuning]\noverload_cpu_percent = 90\n",
+                &[],
+                &["line 2", "overload_cpu_percent", "overload_cpu_permille"],
+            ),
             ("[redis]\nlease_ms = 0\n", &[], &["line 2", "redis.lease_ms = 0", "500 to 60000"]),
             ("[redis]\nprefix = \"*\"\n", &[], &["line 2", "redis.prefix", "letters"]),
             ("[redis]\nurl = \"http://a\"\n", &[], &["line 2", "redis.url", "rediss", "redis+cluster"]),

@@ -29,14 +29,21 @@ pub async fn begin(process: &mut Process, program: Option<&Path>) -> Result<Hand
 
 /// The dataplane's command line, but for its socket.
 fn arguments(config: &Config) -> Vec<String> {
-    let mut arguments = vec!["--streams-max".to_owned(), config.tuning.streams_max.to_string()];
-    if !config.tuning.cores.is_empty() {
-        let cores: Vec<String> = config.tuning.cores.iter().map(u16::to_string).collect();
+    let tuning = &config.tuning;
+    let numbers = [
+        ("--streams-max", tuning.streams_max),
+        ("--overload-cpu-permille", tuning.overload_cpu_permille),
+        ("--overload-lateness-us", tuning.overload_lateness_us),
+    ];
+    let mut arguments: Vec<String> =
+        numbers.into_iter().flat_map(|(option, number)| [option.to_owned(), number.to_string()]).collect();
+    if !tuning.cores.is_empty() {
+        let cores: Vec<String> = tuning.cores.iter().map(u16::to_string).collect();
         arguments.extend(["--cores".to_owned(), cores.join(",")]);
     }
-    if !config.tuning.xdp.is_empty() {
-        arguments.extend(["--xdp".to_owned(), config.tuning.xdp.join(",")]);
-        arguments.extend(["--xdp-busy-poll-us".to_owned(), config.tuning.xdp_busy_poll_us.to_string()]);
+    if !tuning.xdp.is_empty() {
+        arguments.extend(["--xdp".to_owned(), tuning.xdp.join(",")]);
+        arguments.extend(["--xdp-busy-poll-us".to_owned(), tuning.xdp_busy_poll_us.to_string()]);
     }
     arguments
 }
@@ -48,10 +55,13 @@ mod tests {
     #[test]
     fn what_tuning_says_is_handed_on() {
         let mut config = Config::default();
-        assert_eq!(arguments(&config), ["--streams-max", "8192"]);
+        let defaults = "--streams-max 8192 --overload-cpu-permille 900 --overload-lateness-us 100000";
+        assert_eq!(arguments(&config).join(" "), defaults);
         (config.tuning.cores, config.tuning.streams_max) = (vec![2, 3], 100);
         (config.tuning.xdp, config.tuning.xdp_busy_poll_us) = (vec!["eth0".into(), "eth1".into()], 20);
-        let wanted = "--streams-max 100 --cores 2,3 --xdp eth0,eth1 --xdp-busy-poll-us 20";
+        (config.tuning.overload_cpu_permille, config.tuning.overload_lateness_us) = (700, 500);
+        let wanted = "--streams-max 100 --overload-cpu-permille 700 --overload-lateness-us 500 --cores 2,3 \
+                      --xdp eth0,eth1 --xdp-busy-poll-us 20";
         assert_eq!(arguments(&config).join(" "), wanted);
     }
 }

@@ -21,6 +21,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams that are asked for at once; the others have time.
 const ASKED_PER_SWEEP_MAX: usize = 256;
 
+/// Added to the load of an agent that would refuse a call: no agent has so many streams, so others are asked as long as there
+/// are any, and among those who refuse the one with the fewest.
+const REFUSES_LOAD: u64 = 1 << 32;
+
 impl Service {
     pub(super) fn learn(self: &Arc<Self>, news: News) {
         match news {
@@ -32,6 +36,7 @@ impl Service {
             News::Overload { worker, on } => {
                 tracing::warn!(worker, overloaded = on, "the load of a worker");
                 lock(&self.agent).overload(worker, on);
+                self.announce();
             }
             News::Attached(segment) => {
                 let found = stats::read_all(&segment);
@@ -141,7 +146,8 @@ impl Service {
     }
 
     pub(super) fn announce(&self) {
-        let load = *self.streams.borrow() as u64;
+        let takes_calls = lock(&self.agent).takes_calls();
+        let load = *self.streams.borrow() as u64 + if takes_calls { 0 } else { REFUSES_LOAD };
         let announcement = Announcement::new(Role::Media, self.instance.clone(), env!("CARGO_PKG_VERSION"));
         self.bus.announce(announcement.load(load).draining(!self.is_ready()));
     }

@@ -36,10 +36,13 @@ async fn a_dataplane_whose_workers_are_overloaded_gets_no_new_calls_but_keeps_th
     };
     let refused = tokio::time::timeout(DEADLINE, refused).await.unwrap();
     assert!(refused.is("overloaded") && refused.is_transient() && refused.retry_after_s.is_some(), "{refused:?}");
+    let load = || stage.bus.instances(nebula_bus::contract::Role::Media)[0].load;
+    assert!(load() >= 1 << 32, "others are asked before it");
     stage.create("call", Step::LocalOffer { mirror: Some(created.stream_id) }).await.expect("its other leg");
     fake.report(Event::Overload { on: false });
     let taken = async { while stage.create("new", offer("0")).await.is_err() {} };
     tokio::time::timeout(DEADLINE, taken).await.expect("new calls are taken again");
+    assert!(load() < 1 << 32);
 }
 
 #[tokio::test]

@@ -155,6 +155,10 @@ section! {
         xdp_busy_poll_us: u32 = 0,
         /// Streams per worker. Memory for all of them is taken at the start.
         streams_max: u32 = 8192,
+        /// CPU time from which on a worker gets no new calls, thousandths of its core.
+        overload_cpu_permille: u32 = 900,
+        /// The same by how late a worker comes on average to what is due, microseconds: others take its core away.
+        overload_lateness_us: u32 = 100_000,
         /// How long a drain waits for live calls before it ends them.
         drain_timeout_s: u32 = 60,
     }
