@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("nebula-switchboard", &["nebula-bus", "nebula-store"]),
     ("nebula-media", &["nebula-bus", "nebula-ring"]),
     ("nebula-api", &["nebula-bus", "nebula-store"]),
-    ("nebula-operate", &["nebula-ring"]),
+    ("nebula-operate", &["nebula-core", "nebula-ring"]),
     (
         "nebula",
         &[

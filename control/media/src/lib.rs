@@ -24,6 +24,8 @@ pub use options::{Error, Options};
 
 use nebula_bus::contract::{InstanceId, Role};
 use nebula_bus::{Bus, Membership};
+use nebula_ring::command::StreamId;
+use nebula_ring::srtp::SrtpConfig;
 use ring_client::RingClient;
 use service::Service;
 use std::sync::Arc;
@@ -40,6 +42,17 @@ pub struct Handle {
     instance: InstanceId,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// Says the SRTP keys of streams. Who has one decides whom they are said to: they are on no bus.
+#[derive(Clone)]
+pub struct Keys(Arc<Service>);
+
+impl Keys {
+    /// Those of a stream; none within if it is plain, none at all if the agent does not have it.
+    pub fn of(&self, stream: u64) -> Option<Option<SrtpConfig>> {
+        self.0.keys(StreamId(stream))
+    }
 }
 
 /// Starts an agent. It serves at once and is ready when it has attached to the dataplane, which it keeps trying.
@@ -66,6 +79,11 @@ impl Handle {
     /// Whether it can take new streams: attached to a dataplane, and not draining.
     pub fn ready(&self) -> bool {
         self.service.is_ready()
+    }
+
+    /// What says the keys of its streams.
+    pub fn keys(&self) -> Keys {
+        Keys(self.service.clone())
     }
 
     /// No new calls from the service queue. Requests addressed to this agent are still answered, so that the calls it

@@ -24,6 +24,7 @@ use nebula_bus::{Bus, Context, Inbox, Membership, Request, dispatch};
 use nebula_ring::command::Command;
 use nebula_ring::event::Reason;
 use nebula_ring::segment::Segment;
+use nebula_ring::srtp::SrtpConfig;
 use nebula_ring::table::StreamRecord;
 use reports::Reports;
 use std::future::Future;
@@ -105,6 +106,11 @@ impl Service {
     /// How many streams the agent owns, as it changes.
     pub fn streams(&self) -> watch::Receiver<usize> {
         self.streams.subscribe()
+    }
+
+    /// See `Keys`.
+    pub fn keys(&self, id: nebula_ring::StreamId) -> Option<Option<SrtpConfig>> {
+        lock(&self.agent).keys(id)
     }
 
     /// See `Handle::kept`.

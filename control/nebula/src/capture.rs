@@ -14,5 +14,7 @@ pub struct Arguments {
 
 /// Captures until the stream, the time or the user's patience ends.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    capture::run(&arguments.place.socket()?, &arguments.options)
+    let place = &arguments.place;
+    let agent = arguments.options.decrypt.then(|| place.keys()).transpose()?;
+    capture::run(&place.socket()?, agent.as_deref(), &arguments.options)
 }

@@ -28,4 +28,9 @@ impl Where {
             Dataplane::Own => Ok(self.state.folder()?.join(SOCKET)),
         }
     }
+
+    /// Where the media agent has the keys of streams.
+    pub fn keys(&self) -> Result<PathBuf> {
+        Ok(self.state.folder()?.join(nebula_operate::capture::keys::SOCKET))
+    }
 }

@@ -13,6 +13,7 @@ mod demo;
 mod extension;
 mod gauges;
 mod keep;
+mod keys;
 mod last;
 mod logging;
 mod look;

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::roles::Roles;
 use crate::runtime::{Ports, Runtime, RuntimeFile, SIP_PORT, bind_sip};
 use crate::state::StateArguments;
-use crate::{dataplane, demo, welcome};
+use crate::{dataplane, demo, keys, welcome};
 use anyhow::Result;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -104,6 +104,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     process.last.write();
     let runtime = Runtime::new(&process.node, &ports, roles.proxy.local_addr(), *dataplane.pids().borrow())?;
     roles.serve(ports.roles, &backbone, &process.metrics);
+    keys::serve(&process.folder, roles.media.keys());
     nebula_api::serve(ports.http, backbone.bus.clone(), backbone.store.clone());
     let file = RuntimeFile::publish(&process.folder, process.name, &runtime, Some(dataplane.pids()))?;
     welcome::print(&runtime, &process.folder, process.config.sip.advertised_address, &fresh);

@@ -2,7 +2,8 @@
 //! `nebula` binary, a command each, on its main thread.
 //!
 //! The crate reads the dataplane's segment as an observer and never attaches as control, so nothing here can disturb a
-//! call. No runtime, no database, no network but the captured one: a machine whose control is broken can still be looked at.
+//! call. No runtime, no database, no network but the captured one: a machine whose control is broken can still be looked at
+//! (but for the keys of `nebula capture --decrypt`, which only control has).
 //!
 //! Each command is split as all else: a pure core (`quality`, `view`, `explain`, `capture::filter`, `tune::check`) and a
 //! thin shell that reads and prints.

@@ -3,6 +3,7 @@
 use super::{RoleArguments, Seat};
 use crate::config::Dataplane;
 use crate::dataplane;
+use crate::keys;
 use crate::ready::Readiness;
 use anyhow::Result;
 use nebula_bus::contract::Role;
@@ -50,6 +51,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let (backbone, membership, member) = seat.connect().await?;
     let media = nebula_media::start(seat.process.config.media.clone(), backbone.bus.clone(), membership).await?;
 
+    keys::serve(&seat.process.folder, media.keys());
     let media = Arc::new(media);
     let agent = media.clone();
     let own = move || if agent.ready() { Ok(()) } else { Err("no dataplane is attached, or draining") };

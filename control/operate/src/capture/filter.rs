@@ -27,6 +27,17 @@ impl Endpoint {
         Self { ip: record.local_rtp().ip(), ports: [record.rtp_port, record.rtcp_port] }
     }
 
+    /// Whether RTCP comes to the port of RTP.
+    pub fn is_muxed(&self) -> bool {
+        self.ports[0] == self.ports[1]
+    }
+
+    /// Whether a packet of this stream is of its port for RTP, by its UDP header.
+    pub fn is_rtp_port(&self, udp: &[u8], is_outgoing: bool) -> bool {
+        let at = if is_outgoing { 0 } else { 2 };
+        udp.get(at..at + 2) == Some(&self.ports[0].to_be_bytes()[..])
+    }
+
     /// Whether an IP packet is of this stream. What the filter says, in our own words.
     pub fn concerns(&self, packet: &[u8], is_outgoing: bool) -> bool {
         let Some(&first) = packet.first() else { return false };

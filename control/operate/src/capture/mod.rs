@@ -2,17 +2,21 @@
 //! the kernel copies the packets of the stream's ports to us by a packet socket with a filter (packet(7)). While one is open,
 //! each packet of the host runs through that filter, some tens of nanoseconds.
 //!
-//! What is protected (SRTP) stays protected in the file; decrypting is not done here. Packets that an interface hands to the
+//! What is protected (SRTP) stays protected in the file, unless `--decrypt` asks the media agent for the keys, which has them
+//! for few. Packets that an interface hands to the
 //! dataplane by AF_XDP pass the kernel by and are not seen: the end of a capture compares with the dataplane's own counts
 //! and says so.
 
+mod decrypt;
 mod filter;
+pub mod keys;
 mod pcap;
 mod tap;
 
 use crate::stream;
 use crate::{sample, view};
 use anyhow::Context;
+use decrypt::{Fate, Leg};
 use filter::Endpoint;
 use nebula_ring::segment::Observed;
 use nebula_ring::{StreamId, StreamRecord};
@@ -48,10 +52,19 @@ pub struct Options {
     /// The other leg of its call as well
     #[arg(long)]
     pub both_legs: bool,
+    /// Write SRTP decrypted; for root and the user that the media agent runs as. The agent logs who did it
+    #[arg(long)]
+    pub decrypt: bool,
 }
 
-/// Captures from the dataplane at `socket` until an end comes.
-pub fn run(socket: &Path, options: &Options) -> anyhow::Result<()> {
+/// How often at most the media agent is asked in a second because a packet cannot be read: at once for a new key, and not for each
+/// packet of a stranger.
+const ASKS_PER_S_MAX: u32 = 20;
+
+/// Captures from the dataplane at `socket` until an end comes. The keys are had at `agent`, if they are asked for.
+pub fn run(socket: &Path, agent: Option<&Path>, options: &Options) -> anyhow::Result<()> {
+    // First, so that who may not is told that and nothing else.
+    let agent = agent.map(keys::Agent::open).transpose()?;
     let observed = sample::open(socket)?;
     let all = sample::Sample::take(&observed).streams;
     let found = stream::find(&all, &options.stream)?;
@@ -62,6 +75,8 @@ pub fn run(socket: &Path, options: &Options) -> anyhow::Result<()> {
         captured.extend(observed.find(StreamId(record.bridged_with)).map(|(_, partner)| partner));
     }
     let endpoints: Vec<Endpoint> = captured.iter().map(Endpoint::of).collect();
+    // Before the first packet: how far the streams are, from which on rollover counters go on.
+    let mut clear = agent.map(|agent| Clear::begin(agent, &observed, &captured)).transpose()?;
     let tap = Tap::open(&endpoints)?;
     let file = File::options().write(true).create_new(true).open(&options.pcap);
     let file = file.with_context(|| format!("{}: cannot be made", options.pcap.display()))?;
@@ -79,11 +94,87 @@ pub fn run(socket: &Path, options: &Options) -> anyhow::Result<()> {
             || observed.find(StreamId(record.id)).is_none_or(|(_, record)| !record.is_open())
     };
     let before = counted(&observed, &captured);
-    let (packets, refused) = copy(tap, &endpoints, writer, ended)?;
+    let (packets, refused) = copy(tap, &endpoints, writer, clear.as_mut(), ended)?;
     std::thread::sleep(TABLE_LAG);
     let counted = counted(&observed, &captured).saturating_sub(before);
-    eprintln!("nebula: {packets} packets in {}{}", options.pcap.display(), shortfall(packets, counted, refused));
+    let decrypted = clear.map(|clear| clear.told()).unwrap_or_default();
+    let missing = shortfall(packets, counted, refused);
+    eprintln!("nebula: {packets} packets in {}{decrypted}{missing}", options.pcap.display());
     Ok(())
+}
+
+/// What makes packets plain.
+struct Clear<'a> {
+    agent: keys::Agent,
+    observed: &'a Observed,
+    legs: Vec<(u64, Leg)>,
+    /// When the second began that the next counts the asking of.
+    second: Instant,
+    asks: u32,
+    packet: Vec<u8>,
+    decrypted: u64,
+    closed: u64,
+}
+
+impl<'a> Clear<'a> {
+    fn begin(agent: keys::Agent, observed: &'a Observed, captured: &[StreamRecord]) -> anyhow::Result<Self> {
+        let legs = captured.iter().map(|record| (record.id, Leg::new(Endpoint::of(record)))).collect();
+        let (packet, second) = (Vec::with_capacity(pcap::PACKET_BYTES_MAX), Instant::now());
+        let mut clear = Self { agent, observed, legs, second, asks: 0, packet, decrypted: 0, closed: 0 };
+        clear.ask()?;
+        Ok(clear)
+    }
+
+    /// The keys of all legs as they are now, and how far the streams are with them.
+    fn ask(&mut self) -> Result<(), keys::Error> {
+        for (id, leg) in &mut self.legs {
+            // The table first: what it says of a key that we do not know yet is passed over.
+            if let Some((_, record)) = self.observed.find(StreamId(*id)) {
+                leg.learn(&self.agent.keys(*id)?, &record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is not too often.
+    fn may_ask(&mut self) -> bool {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.asks) = (Instant::now(), 0);
+        }
+        self.asks += 1;
+        self.asks <= ASKS_PER_S_MAX
+    }
+
+    /// The packet as it is to be written.
+    fn packet(&mut self, packet: &[u8], is_outgoing: bool) -> &[u8] {
+        self.packet.clear();
+        self.packet.extend_from_slice(packet);
+        let mut fate = self.open(is_outgoing);
+        // A new key, perhaps. An agent that has gone meanwhile ends no capture.
+        if fate == Fate::Closed && self.may_ask() && self.ask().is_ok() {
+            fate = self.open(is_outgoing);
+        }
+        match fate {
+            Fate::Plain => {}
+            Fate::Decrypted => self.decrypted += 1,
+            Fate::Closed => self.closed += 1,
+        }
+        &self.packet
+    }
+
+    fn open(&mut self, is_outgoing: bool) -> Fate {
+        let packet = &mut self.packet;
+        let mut legs = self.legs.iter_mut().map(|(_, leg)| leg);
+        legs.find(|leg| leg.concerns(packet, is_outgoing)).map_or(Fate::Plain, |leg| leg.open(packet, is_outgoing))
+    }
+
+    fn told(&self) -> String {
+        let closed = match self.closed {
+            0 => String::new(),
+            closed => format!(", {closed} stay as they were: no key of the stream opens them"),
+        };
+        format!("; {} decrypted{closed}", self.decrypted)
+    }
 }
 
 /// Until the end; packets written, and packets that the kernel had no room for.
@@ -91,6 +182,7 @@ fn copy(
     mut tap: Tap,
     endpoints: &[Endpoint],
     mut writer: pcap::Writer<impl std::io::Write>,
+    mut clear: Option<&mut Clear<'_>>,
     mut ended: impl FnMut(u64) -> bool,
 ) -> anyhow::Result<(u64, u64)> {
     let (mut packets, mut next_look) = (0, Instant::now());
@@ -104,7 +196,11 @@ fn copy(
         let Some(seen) = tap.next(LOOK_EVERY)? else { continue };
         // What came before the filter was in place.
         if endpoints.iter().any(|it| it.concerns(seen.packet, seen.is_outgoing)) {
-            writer.write(seen.at, seen.packet).context("the file")?;
+            let packet = match &mut clear {
+                Some(clear) => clear.packet(seen.packet, seen.is_outgoing),
+                None => seen.packet,
+            };
+            writer.write(seen.at, packet).context("the file")?;
             packets += 1;
         }
     }
@@ -170,7 +266,7 @@ mod tests {
         let writer = pcap::Writer::new(&mut bytes).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let (packets, refused) =
-            copy(tap, &endpoints, writer, |packets| packets >= 6 || Instant::now() > deadline).unwrap();
+            copy(tap, &endpoints, writer, None, |packets| packets >= 6 || Instant::now() > deadline).unwrap();
         assert_eq!((packets, refused), (6, 0), "each once, the stranger's none");
         let read = pcap::tests::read(&bytes);
         let header = if ip.contains(':') { 48 } else { 28 };
