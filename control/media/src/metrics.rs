@@ -134,17 +134,25 @@ impl Exporter {
             for counter in Counter::ALL {
                 let (name, value, worker) =
                     (dataplane_name(counter), segment.counter(worker, counter), worker.to_string());
-                match counter.is_gauge() {
-                    true => metrics::gauge!(name, "worker" => worker).set(value as f64),
-                    false => metrics::counter!(name, "worker" => worker).absolute(value),
+                match (is_time(counter), counter.is_gauge()) {
+                    (true, _) => metrics::gauge!(name, "worker" => worker).set(value as f64 / 1e9),
+                    (false, true) => metrics::gauge!(name, "worker" => worker).set(value as f64),
+                    (false, false) => metrics::counter!(name, "worker" => worker).absolute(value),
                 }
             }
         }
     }
 }
 
+/// Whether it counts nanoseconds, which Prometheus wants as seconds. The recorder's counters are whole numbers, so sums of them
+/// are recorded as gauges; `/metrics` calls what ends with `_seconds_total` a counter all the same.
+fn is_time(counter: Counter) -> bool {
+    counter.name().contains("nanoseconds")
+}
+
 fn dataplane_name(counter: Counter) -> String {
-    format!("nebula_dataplane_{}{}", counter.name(), if counter.is_gauge() { "" } else { "_total" })
+    let name = counter.name().replace("nanoseconds", "seconds");
+    format!("nebula_dataplane_{name}{}", if counter.is_gauge() { "" } else { "_total" })
 }
 
 /// What a worker's counter counts.
@@ -162,15 +170,15 @@ fn meaning(counter: Counter) -> &'static str {
         Counter::CommandResyncs => "times that the command ring had to be emptied because it made no sense",
         Counter::EventsDropped => "events dropped because the event ring was full",
         Counter::TicksCutShort => "ticks that left timers for the next one",
-        Counter::TurnNanos => "nanoseconds spent in turns, the wait for packets apart",
-        Counter::TurnNanosMax => "nanoseconds of the longest turn in the last second",
+        Counter::TurnNanos => "seconds spent in turns, the wait for packets apart",
+        Counter::TurnNanosMax => "seconds of the longest turn in the last second",
         Counter::Ticks => "turns in which something was due by the clock",
-        Counter::TickLatenessNanos => "nanoseconds that ticks came later than what was due",
-        Counter::TickLatenessNanosMax => "nanoseconds that the latest tick of the last second was late",
+        Counter::TickLatenessNanos => "seconds that ticks came later than what was due",
+        Counter::TickLatenessNanosMax => "seconds that the latest tick of the last second was late",
         Counter::QueueDepthMax => "most packets that waited for one turn in the last second",
-        Counter::CpuNanos => "nanoseconds of CPU time of the worker's thread",
-        Counter::TurnNanosMean => "nanoseconds of the mean turn in the last second",
-        Counter::TickLatenessNanosMean => "nanoseconds that ticks of the last second were late on average",
+        Counter::CpuNanos => "seconds of CPU time of the worker's thread",
+        Counter::TurnNanosMean => "seconds of the mean turn in the last second",
+        Counter::TickLatenessNanosMean => "seconds that ticks of the last second were late on average",
         Counter::CpuPermille => "CPU time of the worker's thread in thousandths of the last second",
         Counter::FramesReceived => "packets received as frames, by AF_XDP",
         Counter::FramesSent => "packets sent as frames, by AF_XDP",

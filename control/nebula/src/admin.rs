@@ -104,7 +104,12 @@ async fn ready(State(port): State<Port>) -> impl IntoResponse {
 
 async fn metrics(State(port): State<Port>) -> impl IntoResponse {
     gauges::record(&port.bus, &port.store);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], port.metrics.render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], sums_are_counters(&port.metrics.render()))
+}
+
+/// The recorder counts in whole numbers, so sums of seconds are gauges to it. To Prometheus they are counters.
+fn sums_are_counters(text: &str) -> String {
+    text.replace("_seconds_total gauge\n", "_seconds_total counter\n")
 }
 
 async fn rpc(State(port): State<Port>, body: Bytes) -> impl IntoResponse {
