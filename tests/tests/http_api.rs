@@ -86,7 +86,7 @@ fn extensions_are_listed_without_secrets() {
     let all = extensions.as_array().expect("an array");
     assert_eq!(all.len(), 10);
     let keys: Vec<&str> = all[0].as_object().expect("an object").keys().map(String::as_str).collect();
-    assert_eq!(keys, ["customer_id", "display_name", "enabled", "user"]);
+    assert_eq!(keys, ["customer_id", "display_name", "enabled", "srtp", "user"]);
     assert_eq!((&all[0]["user"], &all[9]["user"]), (&json!("1000"), &json!("1009")));
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct ExtensionView {
     customer_id: String,
     display_name: String,
     enabled: bool,
+    /// Null where the configuration decides.
+    srtp: Option<extensions::Srtp>,
 }
 
 /// `GET /v1.0/extensions`
@@ -56,6 +58,7 @@ pub(crate) async fn extensions(State(gateway): State<Gateway>) -> Result<Json<Ve
         customer_id: e.customer_id,
         display_name: e.display_name,
         enabled: e.enabled,
+        srtp: e.srtp,
     };
     Ok(Json(all.into_iter().map(view).collect()))
 }

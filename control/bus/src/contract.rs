@@ -51,6 +51,18 @@ pub trait Method: Send + Sync + 'static {
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
 }
 
+/// Whether a party's media is protected, where it has a setting of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Srtp {
+    /// Neither offered nor accepted.
+    Off,
+    /// Offered, as something that may be declined, and accepted.
+    Optional,
+    /// Nothing else is offered or accepted.
+    Required,
+}
+
 macro_rules! id {
     ($(#[$doc:meta] $name:ident),+ $(,)?) => {$(
         #[$doc]
@@ -294,6 +306,12 @@ pub mod to_switchboard {
         pub sdp: Option<String>,
         /// Max-Forwards as received, less one: what `channel.dial` hands on, so that loops end.
         pub max_forwards: u8,
+        /// The caller's own setting.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub from_srtp: Option<Srtp>,
+        /// The called extension's own setting.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub to_srtp: Option<Srtp>,
     }
 
     /// Reply to `channel.invite`.
@@ -656,6 +674,9 @@ pub mod to_media {
         /// Where the peer's SIP comes from, or is sent to (`ip:port`): decides which of our addresses it is told, and
         /// whether NAT is to be expected.
         pub source: Option<String>,
+        /// The setting of the leg's extension; none for as the configuration says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub srtp: Option<Srtp>,
     }
 
     /// Reply to `stream.create`.

@@ -77,6 +77,8 @@ async fn to_the_switchboard(checked: &mut Checked) {
         source: "[2001:db8::1]:5060".into(),
         sdp: sdp(),
         max_forwards: 69,
+        from_srtp: Some(Srtp::Required),
+        to_srtp: None,
     };
     let provisional = |sdp| Provisional { channel_id: "a".into(), sip_code: 183, sdp };
     let with_sdp = |sdp| Sdp { channel_id: "a".into(), sdp };
@@ -182,6 +184,7 @@ async fn to_the_media_agent(checked: &mut Checked) {
         mode,
         step,
         source: Some("192.0.2.1:5060".into()),
+        srtp: Some(Srtp::Optional),
     };
     let created = Created { stream_id: "1".into(), media: "m".into(), sdp: None };
     let bridge = Bridge { a: "1".into(), b: "2".into() };

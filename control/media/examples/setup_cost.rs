@@ -54,6 +54,7 @@ async fn one(bus: &Bus, target: &Target, call: u32) -> Result<(), Error> {
         mode: Mode::Bridge,
         step,
         source: Some("127.0.0.1:5060".into()),
+        srtp: None,
     };
     let offer = Step::RemoteOffer { sdp: sdp(40_000, "96 9 8 0 101") };
     let a = bus.call::<StreamCreate>(target, create(offer), &context).await?.stream_id;

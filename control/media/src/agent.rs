@@ -146,8 +146,7 @@ impl Agent {
         fence: Option<u64>,
         route: impl Fn(IpAddr) -> Option<IpAddr>,
     ) -> Result<Draft, Error> {
-        let mut exchange =
-            Exchange::new(self.srtp_policy(&create.step)?, &self.options.suites(), Seed::new(random.seed));
+        let mut exchange = Exchange::new(self.srtp_policy(create)?, &self.options.suites(), Seed::new(random.seed));
         let makes_sdp = exchange.take(turn(&create.step, self.mirrored_terms(&create.step)?.as_ref()))?;
         let source = create.source.as_deref().and_then(parse_source);
         let local_ip = self.local_ip(&exchange, source, route)?;
@@ -379,9 +378,16 @@ impl Agent {
         Ok(Some(stream.exchange.remote().ok_or(nothing_to_mirror)?.terms.clone()))
     }
 
-    /// Whether a new leg is protected. Where nothing is said of those that we call, they are offered what their caller offers.
-    fn srtp_policy(&self, step: &Step) -> Result<Policy, Error> {
-        let Some(mirror) = mirror(step).filter(|_| self.options.srtp == Policy::Accepted) else {
+    /// Whether a new leg is protected: as its extension has it, else as the configuration says. Where nothing is said of those that
+    /// we call, they are offered what their caller offers.
+    fn srtp_policy(&self, create: &Create) -> Result<Policy, Error> {
+        match create.srtp {
+            Some(contract::Srtp::Off) => return Ok(Policy::Off),
+            Some(contract::Srtp::Optional) => return Ok(Policy::Offered),
+            Some(contract::Srtp::Required) => return Ok(Policy::Required),
+            None => {}
+        }
+        let Some(mirror) = mirror(&create.step).filter(|_| self.options.srtp == Policy::Accepted) else {
             return Ok(self.options.srtp);
         };
         let caller = self.streams.get(&parse_name(mirror)?).ok_or(Error::UnknownStream)?;

@@ -314,6 +314,7 @@ impl World {
             mode: if self.random.below(6) == 0 { Mode::Echo } else { Mode::Bridge },
             step,
             source: Some("127.0.0.1:5060".into()),
+            srtp: None,
         };
         let drawn = Drawn { id: self.random.bits() | 1, ssrc: self.random.bits() as u32 | 1, seed: [7; 32] };
         let draft = self.agent.draft(&create, drawn, Some(1), |_| None).ok()?;

@@ -166,6 +166,7 @@ impl Stage {
                 mode,
                 step,
                 source: Some("127.0.0.1:5060".into()),
+                srtp: None,
             })
             .await;
         (created.stream_id, created.sdp)

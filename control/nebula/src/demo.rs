@@ -56,6 +56,7 @@ pub async fn seed(store: &Store, realm: &str, who: &str) -> anyhow::Result<Vec<E
         user: e.user.clone(),
         display_name: format!("Demo {}", e.user),
         ha1: Ha1::new(&e.user, realm, &e.password),
+        srtp: None,
     };
     let seeded = nebula_store::extensions::seed(store, customer(), all.iter().map(new).collect(), who).await?;
     Ok(if seeded { all } else { Vec::new() })

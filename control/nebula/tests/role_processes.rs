@@ -76,7 +76,7 @@ fn a_schema_that_is_not_its_own_is_refused_by_name() {
         (run.status.code(), said)
     };
     let (code, said) = run(&["switchboard", "--admin-port", "0"]);
-    assert!(code == Some(1) && said.contains("m0002_fleet") && said.contains("nebula migrate up"), "{said}");
+    assert!(code == Some(1) && said.contains("m0003_extension_srtp") && said.contains("nebula migrate up"), "{said}");
     let (code, said) = run(&["migrate", "status"]);
     assert!(code == Some(1) && said.contains("m0001_spine") && said.contains("pending"), "{said}");
     let (code, said) = run(&["migrate", "up"]);

@@ -130,6 +130,7 @@ fn account(user: &str, password: &str) -> Extension {
         ha1_md5: digest::Algorithm::Md5.ha1(user, REALM, password),
         ha1_sha256: digest::Algorithm::Sha256.ha1(user, REALM, password),
         enabled: true,
+        srtp: None,
         created_unix_ms: 0,
     }
 }

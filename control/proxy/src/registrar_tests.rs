@@ -166,6 +166,7 @@ impl Registrar {
             ha1_md5: String::new(),
             ha1_sha256: String::new(),
             enabled: true,
+            srtp: None,
             created_unix_ms: 0,
         };
         Self { store: Store::memory().await.unwrap(), account }

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -59,6 +59,17 @@ const REST: Duration = Duration::from_secs(1);
 /// Marks that wait for the cache, and values that wait for the end of their mark. Beyond it the oldest are dropped; such
 /// a value may be stale until it is written again.
 const PENDING_MAX: usize = 65_536;
+
+/// The layout of what is cached. What has another one, or none, is nobody's here: a process of another version wrote it, and it may
+/// lack what this one needs to know.
+const VERSION: u32 = 2;
+
+/// A value as it is cached.
+#[derive(Serialize, Deserialize)]
+struct Entry<T> {
+    version: u32,
+    value: T,
+}
 
 /// A mark; values are JSON, so none looks like it.
 const CHANGED: &[u8] = b"changed";
@@ -116,6 +127,8 @@ enum Found<T> {
     Nothing(Ticket),
     /// A mark, or no answer: what the database says may not be added.
     Unknown,
+    /// What another version wrote: to be written anew.
+    Foreign(Key),
 }
 
 /// The right to add a value that was read from now on.
@@ -155,6 +168,11 @@ impl Cached {
         match self.get(key).await {
             Found::Value(value) => Ok(Some(value)),
             Found::Unknown => read.await,
+            Found::Foreign(key) => {
+                let value = read.await?;
+                self.changed(key).await;
+                Ok(value)
+            }
             Found::Nothing(ticket) => {
                 let value = read.await?;
                 if let Some(value) = &value {
@@ -174,8 +192,10 @@ impl Cached {
             None => Found::Unknown,
             Some(None) => Found::Nothing(Ticket { key, since }),
             Some(Some(bytes)) if bytes == CHANGED => Found::Unknown,
-            // What another version wrote is read from the database, until it is written again.
-            Some(Some(bytes)) => serde_json::from_slice(&bytes).map_or(Found::Unknown, Found::Value),
+            Some(Some(bytes)) => match serde_json::from_slice(&bytes) {
+                Ok(Entry { version: VERSION, value }) => Found::Value(value),
+                _ => Found::Foreign(key),
+            },
         };
         let counter = if matches!(found, Found::Value(_)) { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -184,7 +204,7 @@ impl Cached {
 
     /// Adds what the database said.
     async fn add<T: Serialize>(&self, ticket: Ticket, value: &T) {
-        let Ok(bytes) = serde_json::to_vec(value) else { return };
+        let Ok(bytes) = serde_json::to_vec(&Entry { version: VERSION, value }) else { return };
         if ticket.since.elapsed() < MARK / 2 {
             self.ask(self.cache.add(&ticket.key.to_string(), &bytes, KEEP)).await;
         }

@@ -3,7 +3,9 @@
 
 use md5::Md5;
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder};
+use sea_orm::{
+    ActiveEnum, ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +18,7 @@ use crate::writer::{Patience, Transaction};
 
 pub use crate::entity::customers::Model as Customer;
 pub use crate::entity::extensions::Model as Extension;
+pub use crate::entity::extensions::Srtp;
 
 /// What digest authentication compares with, hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct NewExtension {
     pub display_name: String,
     /// Its secret.
     pub ha1: Ha1,
+    /// Whether its media is protected; none for as the configuration says.
+    pub srtp: Option<Srtp>,
 }
 
 /// One extension, enabled or not.
@@ -129,6 +134,27 @@ pub async fn set_enabled(store: &Store, user: &str, enabled: bool, who: &str) ->
         .await
 }
 
+/// Sets whether its media is protected, none for as the configuration says; says whether there is such an extension.
+pub async fn set_srtp(store: &Store, user: &str, srtp: Option<Srtp>, who: &str) -> Result<bool> {
+    let input = (user.to_owned(), srtp, who.to_owned());
+    store
+        .write_cached(Key::Extension(user.to_owned()), Patience::None, input, |tx, (user, srtp, who)| {
+            Box::pin(async move {
+                let updated = extensions::Entity::update_many()
+                    .col_expr(extensions::Column::Srtp, Expr::value(srtp.as_ref().map(Srtp::to_value)))
+                    .filter(extensions::Column::User.eq(&**user))
+                    .exec(tx.db())
+                    .await?;
+                if updated.rows_affected == 0 {
+                    return Ok(false);
+                }
+                audit::note(tx, who, "extension.srtp", user, json!({ "srtp": srtp })).await?;
+                Ok(true)
+            })
+        })
+        .await
+}
+
 async fn insert_customer(tx: &Transaction, customer: &Customer, who: &str) -> Result<()> {
     let row = customer.clone().into_active_model().reset_all();
     customers::Entity::insert(row).exec_without_returning(tx.db()).await?;
@@ -144,9 +170,10 @@ async fn insert_all(tx: &Transaction, customer_id: &str, new: &[NewExtension], w
         ha1_md5: new.ha1.md5.clone(),
         ha1_sha256: new.ha1.sha256.clone(),
         enabled: true,
+        srtp: new.srtp,
         created_unix_ms,
     };
-    // SQLite takes at most 32766 values in a statement; these have 7 a row.
+    // SQLite takes at most 32766 values in a statement; these have 8 a row.
     for some in new.chunks(1000) {
         let rows = some.iter().map(|new| row(new).into_active_model().reset_all());
         extensions::Entity::insert_many(rows).exec_without_returning(tx.db()).await?;

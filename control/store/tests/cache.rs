@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::postgres::Server;
 use common::{binding, customer, extension, options};
-use nebula_store::extensions::{self, Ha1};
+use nebula_store::extensions::{self, Ha1, Srtp};
 use nebula_store::locations::{self, Changes};
 use nebula_store::{Cache, CacheError, Error, Options, Store};
 use tokio::sync::Notify;
@@ -129,6 +129,24 @@ async fn a_change_by_another_process_is_seen_at_once_and_cached_again() {
     // Without anybody who asks: it is there when the database goes away.
     cache.until_it_holds(LOCATIONS, B).await;
     cache.until_it_holds(EXTENSION, &new.md5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_of_another_version_cached_is_read_anew() {
+    let (folder, cache) = (tempfile::tempdir().unwrap(), Arc::new(Shared::default()));
+    let store = Store::open(&cached(options(&folder), &cache)).await.unwrap();
+    seed(&store).await;
+    assert!(extensions::set_srtp(&store, "1000", Some(Srtp::Required), "operator").await.unwrap());
+    // As the version before this one wrote it, which knew of no such setting.
+    let mut old = serde_json::to_value(extensions::find(&store, "1000").await.unwrap().unwrap()).unwrap();
+    old.as_object_mut().unwrap().remove("srtp").unwrap();
+    for old in [old.clone(), serde_json::json!({ "version": 1, "value": old })] {
+        let bytes = serde_json::to_vec(&old).unwrap();
+        cache.set(EXTENSION, &bytes, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(extensions::find(&store, "1000").await.unwrap().unwrap().srtp, Some(Srtp::Required));
+        cache.until_it_holds(EXTENSION, "\"srtp\":\"required\"").await;
+        assert_eq!(extensions::find(&store, "1000").await.unwrap().unwrap().srtp, Some(Srtp::Required));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Fixture, customer, extension};
-use nebula_store::extensions::{self, Ha1};
+use nebula_store::extensions::{self, Ha1, Srtp};
 use nebula_store::{Error, audit};
 
 on_both!(
@@ -12,6 +12,7 @@ on_both!(
     an_insert_with_one_taken_user_leaves_nothing,
     many_extensions_are_inserted_at_once,
     password_and_state_change_for_those_that_exist,
+    protection_is_set_and_left_to_the_configuration_again,
 );
 
 async fn the_first_start_seeds_and_the_second_does_not(fixture: Fixture) {
@@ -68,6 +69,23 @@ async fn password_and_state_change_for_those_that_exist(fixture: Fixture) {
     assert_eq!((entries[0].what.as_str(), entries[0].subject.as_str()), ("extension.enabled", "1001"));
     assert_eq!((entries[1].what.as_str(), entries[1].subject.as_str()), ("extension.password", "1000"));
     assert!(!format!("{entries:?}").contains(&one_secret()), "no secret in the audit log");
+}
+
+async fn protection_is_set_and_left_to_the_configuration_again(fixture: Fixture) {
+    let required = extensions::NewExtension { srtp: Some(Srtp::Required), ..extension("1000") };
+    extensions::seed(&fixture.store, customer(), vec![required, extension("1001")], "test").await.unwrap();
+    let fixture = fixture.reopen().await;
+    let store = &fixture.store;
+    let srtp = async |user: &str| extensions::find(store, user).await.unwrap().unwrap().srtp;
+    assert_eq!((srtp("1000").await, srtp("1001").await), (Some(Srtp::Required), None));
+    for setting in [Some(Srtp::Off), Some(Srtp::Optional), Some(Srtp::Required), None] {
+        assert!(extensions::set_srtp(store, "1001", setting, "operator").await.unwrap());
+        assert_eq!(srtp("1001").await, setting);
+    }
+    assert!(!extensions::set_srtp(store, "9999", None, "operator").await.unwrap());
+    let entry = &audit::list(store, 2).await.unwrap()[1];
+    assert_eq!((entry.what.as_str(), entry.subject.as_str()), ("extension.srtp", "1001"));
+    assert!(format!("{entry:?}").contains("required"), "{entry:?}");
 }
 
 fn one_secret() -> String {

@@ -80,7 +80,7 @@ async fn a_newer_schema_names_both_versions() {
     newer.close().await.unwrap();
     let error = refusal(&options(&fixture.folder)).await;
     let Error::NewerSchema { found, known, .. } = &error else { panic!("{error}") };
-    assert_eq!((found.as_str(), known.as_str()), ("m9999_future", "m0002_fleet"));
+    assert_eq!((found.as_str(), known.as_str()), ("m9999_future", "m0003_extension_srtp"));
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
 }
 

@@ -65,18 +65,19 @@ async fn only_up_migrates_and_a_schema_that_differs_is_refused_by_name() {
         migration::status(&server.url()).await.unwrap().into_iter().map(|known| (known.name, known.state)).collect()
     };
     let named = |name: &str, state| (name.to_owned(), state);
-    assert_eq!(states().await, [named("m0001_spine", State::Pending), named("m0002_fleet", State::Pending)]);
-    assert_eq!(migration::up(&server.url()).await.unwrap(), ["m0001_spine", "m0002_fleet"]);
+    let all = ["m0001_spine", "m0002_fleet", "m0003_extension_srtp"];
+    assert_eq!(states().await, all.map(|name| named(name, State::Pending)));
+    assert_eq!(migration::up(&server.url()).await.unwrap(), all);
     assert_eq!(migration::up(&server.url()).await.unwrap(), Vec::<String>::new());
     Store::open(&check).await.expect("the schema is right now").close().await;
 
-    server.execute("DELETE FROM seaql_migrations WHERE version = 'm0002_fleet'").await;
+    server.execute("DELETE FROM seaql_migrations WHERE version = 'm0003_extension_srtp'").await;
     let error = refusal(&check).await;
     assert!(
-        matches!(&error, Error::OlderSchema { found, known, .. } if found == "m0001_spine" && known == "m0002_fleet")
+        matches!(&error, Error::OlderSchema { found, known, .. } if found == all[1] && known == all[2])
     );
     server.execute("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 1)").await;
-    assert_eq!(states().await[2], named("m9999_future", State::Unknown));
+    assert_eq!(states().await[3], named("m9999_future", State::Unknown));
     for migrate in [true, false] {
         let error = refusal(&Options { migrate, ..check.clone() }).await;
         assert!(matches!(&error, Error::NewerSchema { found, .. } if found == "m9999_future"), "{error}");

@@ -121,6 +121,7 @@ pub(crate) fn create(call_id: &str, step: Step) -> Create {
         mode: Mode::Bridge,
         step,
         source: Some("192.0.2.10:5060".into()),
+        srtp: None,
     }
 }
 

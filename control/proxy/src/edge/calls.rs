@@ -8,16 +8,16 @@ use std::time::Instant;
 
 use nebula_bus::contract::to_proxy::{ChannelDial, Dial};
 use nebula_bus::contract::to_switchboard::Invite;
-use nebula_bus::contract::{Accepted, ChannelId, Party};
+use nebula_bus::contract::{self, Accepted, ChannelId, Party};
 use nebula_bus::{Call, Error};
 use nebula_sip::dialog::{Dialog, Forks};
 use nebula_sip::message::{ByteStr, Host};
 use nebula_sip::transaction::TransactionId;
 use nebula_sip::{Flow, Method, Name, NameAddr, Protocol, Request, StatusCode, Uri, reliable};
-use nebula_store::extensions::Extension;
+use nebula_store::extensions::{Extension, Srtp};
 
 use super::core::Owner;
-use super::gate::Parked;
+use super::gate::{Callee, Parked};
 use super::leg::{Leg, Open, Side, Uac};
 use super::outbox::{Message, Outbox};
 use super::{Edge, Input};
@@ -32,7 +32,7 @@ const DISPLAY_CHARS_MAX: usize = 128;
 
 impl Edge {
     /// A phone calls, and everything about it is in order: a leg, and the switchboard is asked.
-    pub fn open_incoming(&mut self, id: TransactionId, parked: Parked, caller: &Extension, to: String, now: Instant) {
+    pub fn open_incoming(&mut self, id: TransactionId, parked: Parked, caller: &Extension, to: Callee, now: Instant) {
         let Parked { request, flow, .. } = parked;
         let local_tag = self.core.tokens.token();
         let dialog = match Dialog::uas(&request, &local_tag, self.core.contact(&flow)) {
@@ -58,10 +58,12 @@ impl Edge {
             sip_call_id: sip_call_id.to_string(),
             customer_id: caller.customer_id.clone(),
             from: party(caller, &request),
-            to,
+            to: to.user,
             source: flow.remote.to_string(),
             sdp,
             max_forwards: request.headers.max_forwards().ok().flatten().unwrap_or(MAX_FORWARDS).saturating_sub(1),
+            from_srtp: caller.srtp.map(setting),
+            to_srtp: to.srtp.map(setting),
         };
         tracing::debug!(%channel_id, %sip_call_id, from = %invite.from.user, to = %invite.to, "leg opened");
         let outbox = Outbox::new(channel_id, None);
@@ -215,6 +217,15 @@ fn party(account: &Extension, request: &Request) -> Party {
     let shown = shown.map(|name| name.trim().chars().take(DISPLAY_CHARS_MAX).collect::<String>());
     let display = shown.filter(|name| !name.is_empty()).unwrap_or_else(|| account.display_name.clone());
     Party { user: account.user.clone(), display: Some(display).filter(|name| !name.is_empty()) }
+}
+
+/// An extension's setting, as it is told.
+fn setting(srtp: Srtp) -> contract::Srtp {
+    match srtp {
+        Srtp::Off => contract::Srtp::Off,
+        Srtp::Optional => contract::Srtp::Optional,
+        Srtp::Required => contract::Srtp::Required,
+    }
 }
 
 /// A body as SDP text; none if it is empty.

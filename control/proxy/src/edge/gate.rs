@@ -11,7 +11,7 @@ use nebula_sip::message::{ByteStr, Malformed};
 use nebula_sip::session_timer::{self, Offer};
 use nebula_sip::transaction::TransactionId;
 use nebula_sip::{Flow, Method, Name, Request, Response, StatusCode};
-use nebula_store::extensions::Extension;
+use nebula_store::extensions::{Extension, Srtp};
 
 use super::accounts::Lookup;
 use super::core::{SDP_TYPE, SUPPORTED};
@@ -30,6 +30,15 @@ pub struct Parked {
     pub flow: Flow,
     /// Who asks, once that is proved: credentials are checked once, for their nonce counts.
     pub caller: Option<Arc<Extension>>,
+}
+
+/// Whom a call is for.
+#[derive(Debug)]
+pub struct Callee {
+    /// The user part, or a service's number.
+    pub user: String,
+    /// Its own setting.
+    pub srtp: Option<Srtp>,
 }
 
 /// How a step of the gate came out.
@@ -152,12 +161,12 @@ impl Edge {
     }
 
     /// Whom it is for; 404 if that is nobody.
-    fn look_up(&mut self, id: TransactionId, request: &Request, now: Instant) -> Step<String> {
+    fn look_up(&mut self, id: TransactionId, request: &Request, now: Instant) -> Step<Callee> {
         let to = match route::target(request.uri.user().as_deref(), &self.core.options.service_numbers) {
-            Target::Service(number) => number,
+            Target::Service(number) => Callee { user: number, srtp: None },
             Target::Nowhere => return self.refused(id, request, StatusCode::NOT_FOUND, now),
             Target::Extension(user) => match self.accounts.find(&user, id, &self.core, now) {
-                Lookup::Known(Some(callee)) if callee.enabled => user,
+                Lookup::Known(Some(callee)) if callee.enabled => Callee { user, srtp: callee.srtp },
                 Lookup::Known(_) => return self.refused(id, request, StatusCode::NOT_FOUND, now),
                 Lookup::Pending => return Step::Wait,
                 Lookup::Overload => return self.refused(id, request, StatusCode::SERVICE_UNAVAILABLE, now),

@@ -57,6 +57,7 @@ impl Rig {
             user: user.to_owned(),
             display_name: format!("Phone {user}"),
             ha1: Ha1::new(user, &options.realm, PASSWORD),
+            srtp: None,
         };
         let new = ["1000", "1001", "1002"].map(extension).to_vec();
         extensions::insert(&store, "c1", new, "test").await.expect("extensions");

@@ -3,6 +3,22 @@
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 
+/// Whether an extension's media is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Serialize, Deserialize)]
+#[sea_orm(rs_type = "String", db_type = "String(StringLen::None)")]
+#[serde(rename_all = "snake_case")]
+pub enum Srtp {
+    /// Neither offered nor accepted.
+    #[sea_orm(string_value = "off")]
+    Off,
+    /// Offered, as something that may be declined, and accepted.
+    #[sea_orm(string_value = "optional")]
+    Optional,
+    /// Nothing else is offered or accepted.
+    #[sea_orm(string_value = "required")]
+    Required,
+}
+
 /// A phone's account: what it registers and calls as.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "extensions")]
@@ -20,6 +36,8 @@ pub struct Model {
     pub ha1_sha256: String,
     /// Whether it may register and call.
     pub enabled: bool,
+    /// Whether its media is protected; none for as the configuration says.
+    pub srtp: Option<Srtp>,
     /// When it was made.
     pub created_unix_ms: i64,
 }

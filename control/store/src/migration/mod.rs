@@ -3,6 +3,7 @@
 
 mod m0001_spine;
 mod m0002_fleet;
+mod m0003_extension_srtp;
 
 use sea_orm::DatabaseConnection;
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
@@ -14,7 +15,11 @@ struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration), Box::new(m0002_fleet::Migration)]
+        vec![
+            Box::new(m0001_spine::Migration),
+            Box::new(m0002_fleet::Migration),
+            Box::new(m0003_extension_srtp::Migration),
+        ]
     }
 }
 

@@ -70,7 +70,8 @@ pub fn customer() -> Customer {
 }
 
 pub fn extension(user: &str) -> NewExtension {
-    NewExtension { user: user.into(), display_name: format!("Phone {user}"), ha1: Ha1::new(user, "nebula", "secret") }
+    let ha1 = Ha1::new(user, "nebula", "secret");
+    NewExtension { user: user.into(), display_name: format!("Phone {user}"), ha1, srtp: None }
 }
 
 pub fn binding(contact: &str, cseq: u32) -> Binding {

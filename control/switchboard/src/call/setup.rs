@@ -353,6 +353,7 @@ impl Turn<'_> {
             mode: call.mode(),
             step,
             source,
+            srtp: if leg == CALLER { call.invite.from_srtp } else { call.invite.to_srtp },
         };
         let agent = call.leg(CALLER).agent().cloned();
         call.leg_mut(leg).media = Media::Creating;

@@ -113,6 +113,8 @@ impl World {
             source: "192.0.2.9:5060".into(),
             sdp: Some("offer".into()),
             max_forwards: 69,
+            from_srtp: None,
+            to_srtp: None,
         };
         self.tell::<ChannelInvite>(invite).await
     }

@@ -122,6 +122,8 @@ impl Rig {
             source: "192.0.2.1:5060".into(),
             sdp: offer.map(str::to_owned),
             max_forwards: 69,
+            from_srtp: None,
+            to_srtp: None,
         };
         let caller =
             Channel { alive: true, incoming: vec![Open::Invite { offer: offer.is_some() }], ..Channel::default() };

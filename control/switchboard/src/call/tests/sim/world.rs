@@ -415,6 +415,8 @@ impl World {
             source: "192.0.2.1:5060".into(),
             sdp: offer.map(str::to_owned),
             max_forwards: 69,
+            from_srtp: None,
+            to_srtp: None,
         };
         let (now, mut out) = (self.now(), Vec::new());
         self.edge.caller(&channel, board, self.boards[board].fence, offer.is_none(), self.now_ms);
