@@ -8,6 +8,11 @@ fn each_killed_role_takes_its_part_of_the_calls_up_again() {
 }
 
 #[test]
+fn one_of_two_of_each_role_takes_its_part_of_the_calls_up_again() {
+    test("pair");
+}
+
+#[test]
 fn another_switchboard_takes_the_calls_of_one_that_is_gone() {
     test("takeover");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -157,6 +157,18 @@ impl Fleet {
         let role = &self.roles[at];
         let address = role.runtime[role.role].as_str().expect("an address");
         crate::system::metric(&crate::system::text(&format!("http://{address}/metrics")), name)
+    }
+
+    /// The same once it is as wanted, or after half a minute.
+    pub fn metric_when(&self, at: usize, name: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        let end = Instant::now() + START_DEADLINE;
+        loop {
+            let value = self.metric(at, name);
+            if wanted(value) || Instant::now() >= end {
+                return value;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// All records, when there are at least so many.

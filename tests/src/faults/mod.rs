@@ -126,6 +126,7 @@ pub struct Row {
 pub const ROWS: &[Row] = &[
     Row { name: "control", fault: "kill -9 of nebula up, restarted by its supervisor", run: rows::control::killed },
     Row { name: "role", fault: "kill -9 of each single role", run: rows::roles::killed },
+    Row { name: "pair", fault: "kill -9 of one of two of each role", run: rows::roles::one_of_two_killed },
     Row { name: "takeover", fault: "a switchboard gone for good, another one up", run: rows::roles::gone_for_good },
     Row { name: "dataplane", fault: "kill -9 of the dataplane", run: rows::control::dataplane_killed },
     Row {

@@ -38,6 +38,37 @@ pub fn killed(form: &Form, seen: &mut Seen) {
     tell_log(seen, || fleet.logs());
 }
 
+/// Two of each role, with calls spread over both; one of them is killed at random and started again at once.
+pub fn one_of_two_killed(form: &Form, seen: &mut Seen) {
+    let mut fleet = Fleet::start(&["proxy", "proxy", "switchboard", "switchboard", "media", "media"], &[]);
+    let mut trial = Trial::begin(form, &fleet.sip(), seen);
+    for _ in 0..form.rounds {
+        for media in fleet.all("media") {
+            // Two streams a call; each has at least a tenth of them.
+            let streams = fleet.metric_when(media, "nebula_media_streams", |streams| streams > 0.0);
+            let all = 2.0 * trial.live() as f64;
+            trial.seen.expect(streams >= all / 10.0, || format!("{streams} of {all} streams at one media agent"));
+        }
+        let victim = trial.dice.below(fleet.roles.len());
+        trial.mark();
+        let trickle = trial.trickle(20, 40);
+        std::thread::sleep(trial.dice.pause(400));
+        let killed_at = unix_ms();
+        fleet.kill(victim);
+        fleet.launch(victim);
+        trial.try_dialogs(killed_at, HEALED);
+        fleet.ready(victim);
+        let outcomes = trial.settle(trickle);
+        let of = format!("when {} {} was killed", fleet.roles[victim].role, victim % 2 + 1);
+        trial.note_codes(&of, &outcomes);
+        trial.judge(Some(form.gap_ms_max()));
+        trial.seen.rounds += 1;
+        trial.place(form.calls.saturating_sub(trial.live()));
+    }
+    trial.finish(|n| fleet.wait_for_records(n, RECORDS_DEADLINE));
+    tell_log(seen, || fleet.logs());
+}
+
 /// One of two switchboards is killed and stays away: the other has its calls when its lease has run out.
 pub fn gone_for_good(form: &Form, seen: &mut Seen) {
     let lease = Duration::from_millis(LEASE_MS.parse().expect("a number"));
