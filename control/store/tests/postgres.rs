@@ -73,9 +73,7 @@ async fn only_up_migrates_and_a_schema_that_differs_is_refused_by_name() {
 
     server.execute("DELETE FROM seaql_migrations WHERE version = 'm0003_extension_srtp'").await;
     let error = refusal(&check).await;
-    assert!(
-        matches!(&error, Error::OlderSchema { found, known, .. } if found == all[1] && known == all[2])
-    );
+    assert!(matches!(&error, Error::OlderSchema { found, known, .. } if found == all[1] && known == all[2]));
     server.execute("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 1)").await;
     assert_eq!(states().await[3], named("m9999_future", State::Unknown));
     for migrate in [true, false] {
