@@ -163,7 +163,6 @@ impl Edge {
         };
         let key = self.legs.insert(|key| Leg {
             fence,
-            is_claimed: true,
             ..Leg::new(key, channel, local_tag, sip_call_id, flow, Side::Uac(Box::new(uac)), outbox)
         });
         if let Some(leg) = self.legs.get_mut(key) {
