@@ -91,7 +91,8 @@ async fn many_that_start_at_once_migrate_once() {
         starts.spawn(async move { migration::up(&url).await.unwrap().len() });
     }
     let applied: Vec<usize> = starts.join_all().await;
-    assert_eq!(applied.iter().sum::<usize>(), 2, "{applied:?}");
+    let all = migration::status(&server.url()).await.unwrap().len();
+    assert_eq!(applied.iter().filter(|n| **n > 0).collect::<Vec<_>>(), [&all], "{applied:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
