@@ -20,22 +20,28 @@ pub fn killed(form: &Form, seen: &mut Seen) {
     let rounds = if form.short { fleet.roles.len() } else { form.rounds };
     for round in 0..rounds {
         let victim = if form.short { round } else { trial.dice.below(fleet.roles.len()) };
-        trial.mark();
-        let trickle = trial.trickle(20, 40);
-        std::thread::sleep(trial.dice.pause(400));
-        let killed_at = unix_ms();
-        fleet.kill(victim);
-        fleet.launch(victim);
-        trial.try_dialogs(killed_at, HEALED);
-        fleet.ready(victim);
-        let outcomes = trial.settle(trickle);
-        trial.note_codes(&format!("when {} was killed", fleet.roles[victim].role), &outcomes);
-        trial.judge(Some(form.gap_ms_max()));
-        trial.seen.rounds += 1;
-        trial.place(form.calls.saturating_sub(trial.live()));
+        let name = fleet.roles[victim].role.to_owned();
+        kill(&mut fleet, victim, &name, &mut trial);
     }
     trial.finish(|n| fleet.wait_for_records(n, RECORDS_DEADLINE));
     tell_log(seen, || fleet.logs());
+}
+
+/// A round: calls are up and others begin, one process is killed and started again at once.
+fn kill(fleet: &mut Fleet, victim: usize, name: &str, trial: &mut Trial) {
+    trial.mark();
+    let trickle = trial.trickle(20, 40);
+    std::thread::sleep(trial.dice.pause(400));
+    let killed_at = unix_ms();
+    fleet.kill(victim);
+    fleet.launch(victim);
+    trial.try_dialogs(killed_at, HEALED);
+    fleet.ready(victim);
+    let outcomes = trial.settle(trickle);
+    trial.note_codes(&format!("when {name} was killed"), &outcomes);
+    trial.judge(Some(trial.form.gap_ms_max()));
+    trial.seen.rounds += 1;
+    trial.place(trial.form.calls.saturating_sub(trial.live()));
 }
 
 /// Two of each role, with calls spread over both; one of them is killed at random and started again at once.
@@ -50,20 +56,8 @@ pub fn one_of_two_killed(form: &Form, seen: &mut Seen) {
             trial.seen.expect(streams >= all / 10.0, || format!("{streams} of {all} streams at one media agent"));
         }
         let victim = trial.dice.below(fleet.roles.len());
-        trial.mark();
-        let trickle = trial.trickle(20, 40);
-        std::thread::sleep(trial.dice.pause(400));
-        let killed_at = unix_ms();
-        fleet.kill(victim);
-        fleet.launch(victim);
-        trial.try_dialogs(killed_at, HEALED);
-        fleet.ready(victim);
-        let outcomes = trial.settle(trickle);
-        let of = format!("when {} {} was killed", fleet.roles[victim].role, victim % 2 + 1);
-        trial.note_codes(&of, &outcomes);
-        trial.judge(Some(form.gap_ms_max()));
-        trial.seen.rounds += 1;
-        trial.place(form.calls.saturating_sub(trial.live()));
+        let name = format!("{} {}", fleet.roles[victim].role, victim % 2 + 1);
+        kill(&mut fleet, victim, &name, &mut trial);
     }
     trial.finish(|n| fleet.wait_for_records(n, RECORDS_DEADLINE));
     tell_log(seen, || fleet.logs());
