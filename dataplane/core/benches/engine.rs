@@ -5,19 +5,21 @@
 //! Protected calls are so on both legs: each packet is opened, and protected for the other one. What SRTP's arithmetic costs
 //! by suite and size is in `simd/benches/srtp.rs`.
 
+mod rig;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use nebula_core::driver::{Component, Datagram, Driver, Generation, Incoming, OpenError, Socket, StreamIndex};
+use nebula_core::driver::{Component, Datagram, Generation, Incoming, Socket, StreamIndex};
 use nebula_core::engine::Engine;
 use nebula_core::ingress::latch::{Expectation, Latch};
 use nebula_core::limits::Limits;
 use nebula_core::srtp::{Kernels, Sender};
 use nebula_core::time::Nanos;
 use nebula_core::wire::rtp;
-use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
+use nebula_ring::command::{Command, StreamId};
 use nebula_ring::event::Event;
 use nebula_ring::srtp::{MasterKey, Mki, SrtpConfig, Suite};
+use rig::{Nothing, bridged, remote};
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Legs, bridged in pairs.
@@ -25,23 +27,6 @@ const STREAMS: u32 = 256;
 const PACKET_BYTES: usize = 172;
 /// With room for what SRTP adds.
 const BUFFER_BYTES: usize = 256;
-
-/// Takes everything and does nothing.
-struct Nothing;
-
-impl Driver for Nothing {
-    fn open(&mut self, _: Socket, _: SocketAddr) -> Result<(), OpenError> {
-        Ok(())
-    }
-    fn close(&mut self, _: Socket) {}
-    fn connect(&mut self, _: Socket, _: SocketAddr) {}
-    fn disconnect(&mut self, _: Socket) {}
-    fn send(&mut self, _: Socket, _: SocketAddr, _: &[u8]) {}
-}
-
-fn remote(stream: u32) -> SocketAddr {
-    SocketAddr::from(([10, 0, (stream >> 8) as u8, stream as u8], 4000))
-}
 
 fn key(suite: Suite, stream: u32, serial: u32) -> MasterKey {
     let bytes: [u8; 46] = std::array::from_fn(|i| i as u8 ^ stream as u8 ^ (serial << 4) as u8);
@@ -62,24 +47,7 @@ impl Calls {
         let mut events = Vec::with_capacity(1 << 12);
         for stream in 0..STREAMS {
             let srtp = |suite| SrtpConfig { receive: Some(key(suite, stream, 1)), send: Some(key(suite, stream, 2)) };
-            let config = StreamConfig {
-                local_ip: Ipv4Addr::LOCALHOST.into(),
-                rtp_port: 10_000 + 2 * stream as u16,
-                rtcp_port: 10_001 + 2 * stream as u16,
-                remote_rtp: Some(remote(stream)),
-                remote_rtcp: None,
-                nat_expected: false,
-                learning_window_ms: 0,
-                learn_from: None,
-                relatch_interval_ms: 0,
-                receive: true,
-                send: true,
-                mode: Mode::Bridge,
-                rtp_timeout_ms: 30_000,
-                ssrc: 1,
-                srtp: suite.map(srtp),
-                payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
-            };
+            let config = bridged(stream, suite.map(srtp));
             let id = StreamId(u64::from(stream) + 1);
             engine.apply(Nanos(0), 0, &Command::CreateStream { id, config }, &mut Nothing, &mut events);
             if stream % 2 == 1 {

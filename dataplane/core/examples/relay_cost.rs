@@ -3,62 +3,27 @@
 //! With an argument it relays that many packets and says nothing: for `valgrind --tool=callgrind`, whose instruction
 //! counts of two such runs, subtracted, leave the packets alone.
 
-use nebula_core::driver::{Component, Datagram, Driver, Generation, OpenError, Socket, StreamIndex};
+#[path = "../benches/rig/mod.rs"]
+mod rig;
+
+use nebula_core::driver::{Component, Datagram, Generation, Socket, StreamIndex};
 use nebula_core::engine::Engine;
 use nebula_core::limits::Limits;
 use nebula_core::time::Nanos;
-use nebula_ring::command::{Command, Mode, PayloadType, StreamConfig, StreamId};
+use nebula_ring::command::{Command, StreamId};
 use nebula_ring::event::Event;
+use rig::{Nothing, bridged, remote};
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 /// Legs, bridged in pairs: 1,000 calls.
 const STREAMS: u32 = 2000;
 
-/// Takes everything and does nothing.
-struct Nothing;
-
-impl Driver for Nothing {
-    fn open(&mut self, _: Socket, _: SocketAddr) -> Result<(), OpenError> {
-        Ok(())
-    }
-    fn close(&mut self, _: Socket) {}
-    fn connect(&mut self, _: Socket, _: SocketAddr) {}
-    fn disconnect(&mut self, _: Socket) {}
-    fn send(&mut self, _: Socket, _: SocketAddr, _: &[u8]) {}
-}
-
-fn remote(stream: u32) -> SocketAddr {
-    SocketAddr::from(([10, 0, (stream >> 8) as u8, stream as u8], 4000))
-}
-
-fn config(stream: u32) -> StreamConfig {
-    StreamConfig {
-        local_ip: Ipv4Addr::LOCALHOST.into(),
-        rtp_port: 10_000 + 2 * stream as u16,
-        rtcp_port: 10_001 + 2 * stream as u16,
-        remote_rtp: Some(remote(stream)),
-        remote_rtcp: None,
-        nat_expected: false,
-        learning_window_ms: 0,
-        learn_from: None,
-        relatch_interval_ms: 0,
-        receive: true,
-        send: true,
-        mode: Mode::Bridge,
-        rtp_timeout_ms: 30_000,
-        ssrc: 1,
-        srtp: None,
-        payload_types: [PayloadType { number: 0, forward_as: 0, clock_rate_hz: 8000 }].into_iter().collect(),
-    }
-}
-
 fn main() {
     let mut engine = Engine::new(Limits::default());
     let mut events: Vec<Event> = Vec::with_capacity(1 << 16);
     for stream in 0..STREAMS {
-        let create = Command::CreateStream { id: StreamId(u64::from(stream) + 1), config: config(stream) };
+        let create = Command::CreateStream { id: StreamId(u64::from(stream) + 1), config: bridged(stream, None) };
         engine.apply(Nanos(0), 0, &create, &mut Nothing, &mut events);
         if stream % 2 == 1 {
             let bridge = Command::CreateBridge { a: StreamId(u64::from(stream)), b: StreamId(u64::from(stream) + 1) };
