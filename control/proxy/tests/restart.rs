@@ -434,6 +434,19 @@ async fn a_leg_whose_call_ended_meanwhile_is_ended() {
 }
 
 #[tokio::test]
+async fn a_called_phone_whose_call_was_lost_by_a_restarted_switchboard_is_hung_up() {
+    let mut rig = Rig::new().await;
+    let mut phone = rig.phone("1001").await;
+    called(&mut rig, &mut phone).await;
+    // Nothing of the call was kept when its switchboard died; the next one of its name says nothing of it.
+    let (asked, call) = rig.switchboard.swallow_late::<tell::CallGet>().await;
+    assert_eq!(asked.call_id.as_str(), "call-1");
+    call.reply(Err(nebula_bus::Error::business("unknown_call", "no such call")));
+    let bye = phone.request(Method::Bye).await;
+    phone.send(phone.answer(&bye, 200).to_bytes()).await;
+}
+
+#[tokio::test]
 async fn an_edge_whose_name_was_taken_ends() {
     let rig = Rig::new().await;
     let _other = enter(&rig.keep, "test").await;
